@@ -1,0 +1,127 @@
+/** What the schema of a job cannot say: rules between fields, URLs, paths and header names; and its defaults. */
+import { Value } from 'typebox/value';
+import type { FieldError } from './errors.ts';
+import { checkName, privateFolder } from './names.ts';
+import {
+  LimitsSchema,
+  ListingSourceSchema,
+  nextSchemaOf,
+  RetrySchema,
+  type JobRequest,
+  type JobSpec,
+  type Limits,
+  type ListingSourceSpec,
+  type Next,
+  type Retry,
+} from './schemas.ts';
+
+const pathBytesMax = 1024;
+
+/**
+ * Everything that is wrong in a request that the schema let pass: a detail and a JSON Pointer for each, none where it
+ * can be run. Addresses are not looked up here.
+ */
+export function checkJob(request: JobRequest): FieldError[] {
+  const spec = fillDefaults(request, 'id');
+  return [
+    ...checkListing(spec.source),
+    ...checkPath(spec.sink.path),
+    ...checkHeaders(spec.headers),
+    ...checkRetry(spec.retry),
+  ];
+}
+
+/** The job as it is stored: a request that `checkJob` found nothing in, with every default of the schemas filled in. */
+export function fillDefaults(request: JobRequest, jobId: string): JobSpec {
+  const { source, sink, retry, limits } = structuredClone(request);
+  return {
+    name: request.name ?? null,
+    source: {
+      ...(Value.Default(ListingSourceSchema, source) as ListingSourceSpec),
+      next: fillNext(source.next ?? { in: 'body' }),
+    },
+    sink: { type: 'directory', path: sink?.path ?? jobId },
+    existing: request.existing ?? 'skip',
+    headers: { ...request.headers },
+    retry: Value.Default(RetrySchema, retry ?? {}) as Retry,
+    limits: Value.Default(LimitsSchema, limits ?? {}) as Limits,
+  };
+}
+
+function fillNext(next: Next): Next {
+  return Value.Default(nextSchemaOf(next), next) as Next;
+}
+
+function* checkListing(source: ListingSourceSpec): Generator<FieldError> {
+  const base = URL.parse(source.url);
+  const problem = urlProblem(base);
+  if (base === null || problem !== null) yield { detail: problem ?? '', pointer: '/source/url' };
+  else yield* checkFileUrl(source.fileUrl, base);
+  if (source.nameField !== undefined) return;
+  for (const field of ['sizeField', 'urlField'] as const) {
+    if (source[field] === undefined) continue;
+    yield { detail: 'needs nameField too: without it the items are plain names', pointer: `/source/${field}` };
+  }
+}
+
+function* checkFileUrl(template: string, base: URL): Generator<FieldError> {
+  const pointer = '/source/fileUrl';
+  if (!template.includes('{name}')) {
+    yield { detail: 'must hold {name}, the place of the file name', pointer };
+    return;
+  }
+  const [one, other] = ['a', 'b'].map((name) => URL.parse(template.replaceAll('{name}', name), base.href));
+  const problem = urlProblem(one ?? null);
+  if (problem !== null) yield { detail: `resolved against url it ${problem}`, pointer };
+  // A listing decides what the files are called, not whom they are asked of.
+  else if (one?.origin !== other?.origin) yield { detail: 'must not have {name} in the host', pointer };
+  else if (one?.pathname === other?.pathname && one?.search === other?.search) {
+    yield { detail: 'must have {name} in the path or the query', pointer };
+  }
+}
+
+function urlProblem(url: URL | null): string | null {
+  if (url === null || !/^https?:$/.test(url.protocol)) return 'must be an http or https URL, such as http://host/list';
+  if (url.username !== '' || url.password !== '') return 'must not hold credentials; send them by "headers"';
+  return null;
+}
+
+function* checkPath(path: string): Generator<FieldError> {
+  const pointer = '/sink/path';
+  const unsafe = checkName(path);
+  if (unsafe !== null) {
+    yield { detail: `must be a folder below DATA_DIR, such as "mirror-a": ${unsafe}`, pointer };
+  } else if (path.toLowerCase().split('/').includes(privateFolder)) {
+    yield { detail: `must have no part ${privateFolder}: the service keeps its own there`, pointer };
+  } else if (Buffer.byteLength(path) > pathBytesMax) {
+    yield { detail: `must have at most ${pathBytesMax} bytes`, pointer };
+  }
+}
+
+/** Framing and connection (RFC 9110, 7.6.1 and 6.4) are the service's own. */
+const framing = /^(host|content-length|connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|expect)$/;
+/** With these a server would answer less than the whole file (RFC 9110, 13.1 and 14.2), or in a coding of its choice. */
+const wholeFiles = /^(accept-encoding|range|if-.*)$/;
+
+function* checkHeaders(headers: Record<string, string>): Generator<FieldError> {
+  const seen = new Set<string>();
+  for (const [name, value] of Object.entries(headers)) {
+    const pointer = `/headers/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`;
+    const lower = name.toLowerCase();
+    // RFC 9110, 5.6.2 (token) and 5.5 (field-value); a character beyond Latin-1 cannot be sent.
+    if (!/^[!#$%&'*+\-.^_`|~\w]+$/.test(name)) yield { detail: 'is not a header name (RFC 9110)', pointer };
+    else if (framing.test(lower)) yield { detail: 'is set by the service itself; leave it out', pointer };
+    else if (wholeFiles.test(lower)) yield { detail: 'would not give whole files; leave it out', pointer };
+    else if (seen.has(lower)) yield { detail: 'is given twice; upper and lower case are the same', pointer };
+    if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) {
+      yield { detail: 'must be Latin-1 text without control characters and line breaks', pointer };
+    }
+    seen.add(lower);
+  }
+}
+
+function* checkRetry({ baseDelayMs, maxDelayMs }: Retry): Generator<FieldError> {
+  if (baseDelayMs > maxDelayMs) {
+    yield { detail: `must be at most maxDelayMs, which is ${maxDelayMs}`, pointer: '/retry/baseDelayMs' };
+  }
+}

@@ -1,0 +1,103 @@
+/** All settings, from the environment, checked at start. */
+import { availableParallelism } from 'node:os';
+import { isAbsolute, relative, resolve, sep } from 'node:path';
+import { Type, type Static } from 'typebox';
+import { Value } from 'typebox/value';
+import { StartError } from './errors.ts';
+
+const levels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
+
+const EnvironmentSchema = Type.Object({
+  HOST: Type.String({ default: '127.0.0.1' }),
+  PORT: Type.Integer({ default: 3000, minimum: 0, maximum: 65_535 }),
+  REDIS_URL: Type.Optional(Type.String({ pattern: '^(rediss?://|/)' })),
+  DATA_DIR: Type.String({ default: './data' }),
+  STATE_DIR: Type.String({ default: './state' }),
+  WORKERS: Type.Integer({ default: availableParallelism(), minimum: 0, maximum: 1024 }),
+  PAGE_LOCK_MS: Type.Integer({ default: 10_000, minimum: 500, maximum: 600_000 }),
+  // Tokens as in RFC 6750, section 2.1
+  API_TOKENS: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9._~+/-]+=*( *, *[A-Za-z0-9._~+/-]+=*)*$' })),
+  ALLOW_ANONYMOUS: Type.Unsafe<'true' | 'false'>(Type.String({ default: 'false', enum: ['true', 'false'] })),
+  LOG_LEVEL: Type.Unsafe<(typeof levels)[number]>(Type.String({ default: 'info', enum: [...levels] })),
+});
+
+const remedies: Record<keyof Static<typeof EnvironmentSchema>, string> = {
+  HOST: 'a host name or address to listen on',
+  PORT: 'a whole number from 0 to 65535',
+  REDIS_URL: 'redis://host:port, rediss://host:port or the absolute path of a Unix socket',
+  DATA_DIR: 'a folder',
+  STATE_DIR: 'a folder',
+  WORKERS: 'a whole number from 0 to 1024',
+  PAGE_LOCK_MS: 'a whole number of milliseconds from 500 to 600000',
+  API_TOKENS: 'bearer tokens of letters, digits and -._~+/, separated by commas',
+  ALLOW_ANONYMOUS: 'true or false',
+  LOG_LEVEL: `one of ${levels.join(', ')}`,
+};
+
+/** The settings as the service goes by them. Folders are absolute paths. */
+export interface Config {
+  readonly host: string;
+  readonly port: number;
+  /** A redis:// or rediss:// URL or the absolute path of a Unix socket; null: the service runs its own Redis. */
+  readonly redisUrl: string | null;
+  readonly dataDir: string;
+  readonly stateDir: string;
+  readonly workers: number;
+  /** How long a worker may be silent before its pages go to others; a tenth of it again may pass until that is noticed. */
+  readonly pageLockMs: number;
+  /** Bearer tokens of which every call needs one; empty: everything is open. */
+  readonly apiTokens: readonly string[];
+  /** Whether the API may listen beyond this machine without tokens. */
+  readonly allowAnonymous: boolean;
+  readonly logLevel: (typeof levels)[number];
+}
+
+/**
+ * Reads the settings out of an environment; an empty variable counts as unset.
+ * Throws StartError with one line that names the variable and what it may be.
+ */
+export function readConfig(environment: NodeJS.ProcessEnv): Config {
+  const given: Record<string, unknown> = {};
+  for (const name of Object.keys(remedies) as (keyof typeof remedies)[]) {
+    const text = environment[name];
+    if (text === undefined || text === '') continue;
+    const numeric = 'minimum' in EnvironmentSchema.properties[name];
+    given[name] = numeric && /^\d{1,9}$/.test(text) ? Number(text) : text;
+  }
+  const values = Value.Default(EnvironmentSchema, given);
+  for (const name of Object.keys(remedies) as (keyof typeof remedies)[]) {
+    const schema = EnvironmentSchema.properties[name];
+    const value = (values as Record<string, unknown>)[name];
+    if (value !== undefined && !Value.Check(schema, value)) {
+      // Secrets are not repeated; a Redis URL may hold a password.
+      const said = name === 'REDIS_URL' || name === 'API_TOKENS' ? '' : ` is ${JSON.stringify(environment[name])}; it`;
+      throw new StartError(`${name}${said} must be ${remedies[name]}`);
+    }
+  }
+  const env = values as Static<typeof EnvironmentSchema>;
+  const dataDir = resolve(env.DATA_DIR);
+  const stateDir = resolve(env.STATE_DIR);
+  if (holds(dataDir, stateDir) || holds(stateDir, dataDir)) {
+    throw new StartError(
+      `STATE_DIR (${stateDir}) and DATA_DIR (${dataDir}) must be two folders, neither inside the other`,
+    );
+  }
+  return {
+    host: env.HOST,
+    port: env.PORT,
+    redisUrl: env.REDIS_URL ?? null,
+    dataDir,
+    stateDir,
+    workers: env.WORKERS,
+    pageLockMs: env.PAGE_LOCK_MS,
+    apiTokens: env.API_TOKENS?.split(/ *, */) ?? [],
+    allowAnonymous: env.ALLOW_ANONYMOUS === 'true',
+    logLevel: env.LOG_LEVEL,
+  };
+}
+
+/** Whether `inner` is `outer` itself or lies below it; both absolute. */
+export function holds(outer: string, inner: string): boolean {
+  const path = relative(outer, inner);
+  return path === '' || (path !== '..' && !path.startsWith(`..${sep}`) && !isAbsolute(path));
+}

@@ -1,0 +1,194 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { checkJob, fillDefaults } from '../src/check-job.ts';
+import type { JobRequest } from '../src/schemas.ts';
+
+const url = 'http://h/a/list';
+type Source = JobRequest['source'];
+
+function wrong(request: Partial<JobRequest>): string[] {
+  return checkJob({ source: { type: 'listing', url }, ...request }).map(({ pointer }) => pointer);
+}
+
+function wrongSource(source: Partial<Source>): string[] {
+  return wrong({ source: { type: 'listing', url, ...source } });
+}
+
+test('defaults fill what is not given, and only that', () => {
+  const request: JobRequest = { source: { type: 'listing', url }, limits: { concurrency: 7 } };
+  const before = structuredClone(request);
+  assert.deepEqual(fillDefaults(request, 'the-id'), {
+    name: null,
+    source: {
+      type: 'listing',
+      url,
+      fileUrl: 'get/{name}',
+      namesField: '/FileNames',
+      next: { in: 'body' },
+      markerParam: 'next-marker',
+    },
+    sink: { type: 'directory', path: 'the-id' },
+    existing: 'skip',
+    headers: {},
+    retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000 },
+    limits: {
+      concurrency: 7,
+      requestsPerSecond: 0,
+      timeoutMs: 30_000,
+      minBytesPerSecond: 1024,
+      maxFileBytes: 1_073_741_824,
+      maxFailures: 100_000,
+    },
+  });
+  assert.deepEqual(request, before);
+
+  const nextOf = (next: NonNullable<Source['next']>): unknown =>
+    fillDefaults({ source: { type: 'listing', url, next } }, 'x').source.next;
+  assert.deepEqual(nextOf({ in: 'page' }), { in: 'page', param: 'page', first: 1 });
+  assert.deepEqual(nextOf({ in: 'offset', param: 'o' }), { in: 'offset', param: 'o', first: 0 });
+  assert.deepEqual(nextOf({ in: 'link' }), { in: 'link' });
+  assert.deepEqual(nextOf({ in: 'body', field: '' }), { in: 'body', field: '' });
+});
+
+test('what was given in full stays as it is', () => {
+  const request: JobRequest = {
+    name: 'n',
+    source: {
+      type: 'listing',
+      url,
+      fileUrl: 'https://cdn.h/{name}?x={name}',
+      namesField: '',
+      nameField: '/n',
+      sizeField: '/s',
+      urlField: '/u',
+      next: { in: 'body', field: '/more' },
+      markerParam: 'm',
+    },
+    sink: { type: 'directory', path: 'p' },
+    existing: 'overwrite',
+    headers: { Authorization: 'x' },
+    retry: { attempts: 1, baseDelayMs: 1, maxDelayMs: 1 },
+    limits: {
+      concurrency: 1,
+      requestsPerSecond: 1,
+      timeoutMs: 100,
+      minBytesPerSecond: 0,
+      maxFileBytes: 0,
+      maxFailures: 1,
+    },
+  };
+  assert.deepEqual(checkJob(request), []);
+  assert.deepEqual(fillDefaults(request, 'x'), request);
+});
+
+test('a URL must be http or https and hold no credentials', () => {
+  for (const good of ['http://h', 'HTTPS://h:8443/a?b=c#d', 'http://[::1]/x', 'http://h/ä ö']) {
+    assert.deepEqual(wrongSource({ url: good }), [], good);
+  }
+  for (const bad of [
+    'h/list',
+    '/list',
+    'http://',
+    'ftp://h/',
+    'file:///etc/passwd',
+    'javascript:1',
+    'http://u:p@h/',
+    'http://u@h/',
+    'http://:p@h/',
+  ]) {
+    assert.deepEqual(wrongSource({ url: bad }), ['/source/url'], bad);
+  }
+});
+
+test('fileUrl must lead every name to an address of its own on one http host', () => {
+  for (const good of [
+    'get/{name}',
+    '{name}',
+    '?f={name}',
+    '//cdn/{name}',
+    'https://cdn/{name}',
+    '/a/{name}/b?{name}',
+  ]) {
+    assert.deepEqual(wrongSource({ fileUrl: good }), [], good);
+  }
+  for (const bad of [
+    'get/',
+    'ftp://h/{name}',
+    'http://u:p@h/{name}',
+    'http://{name}/x',
+    'http://{name}/{name}',
+    'http://h:{name}/',
+    '#{name}',
+    '{name}:x',
+    'http://[/{name}',
+  ]) {
+    assert.deepEqual(wrongSource({ fileUrl: bad }), ['/source/fileUrl'], bad);
+  }
+});
+
+test('fields of an item need the name of the item', () => {
+  assert.deepEqual(wrongSource({ sizeField: '/s', urlField: '/u' }), ['/source/sizeField', '/source/urlField']);
+  assert.deepEqual(wrongSource({ sizeField: '/s', urlField: '/u', nameField: '/n' }), []);
+});
+
+test('a sink path leads to a folder below DATA_DIR and nowhere else', () => {
+  const long = 'x'.repeat(255);
+  for (const good of ['a', 'a/b', '...', '.a', 'a\\..\\b', 'ä ö', '~', long, `${long}/${long}/${long}/${long}`]) {
+    assert.deepEqual(wrong({ sink: { type: 'directory', path: good } }), [], good);
+  }
+  const bad = [
+    '',
+    '/',
+    '/a',
+    'a/',
+    'a//b',
+    '.',
+    '..',
+    '../a',
+    'a/..',
+    'a/./b',
+    'a\0b',
+    '\ud800',
+    '.gigafetch',
+    'a/.gigafetch/b',
+  ];
+  for (const path of [...bad, 'a/.GigaFetch', `${long}x`, 'ä'.repeat(128), `${long}/${long}/${long}/${long}/b`]) {
+    assert.deepEqual(wrong({ sink: { type: 'directory', path } }), ['/sink/path'], path);
+  }
+});
+
+test('headers are names and values that can be sent, and none that the service sets itself', () => {
+  for (const [name, value] of [
+    ['authorization', 'Bearer x'],
+    ['X-A~b', ''],
+    ['accept', 'text/plain;q=0.5,\t*/*'],
+    ['x', 'é'],
+  ] as const) {
+    assert.deepEqual(wrong({ headers: { [name]: value } }), [], name);
+  }
+  const refused =
+    'Host,content-length,Connection,keep-alive,Proxy-Authorization,proxy-connection,TE,trailer,Transfer-Encoding,' +
+    'upgrade,expect,accept-encoding,Range,if-none-match,If-Modified-Since';
+  for (const name of [...refused.split(','), '', 'a b', 'a:', 'ä', 'a\n']) {
+    assert.deepEqual(wrong({ headers: { [name]: 'x' } }), [`/headers/${name}`], name);
+  }
+  for (const value of ['a\r\nb: c', 'a\n', 'a\0', '€', '\x7f']) {
+    assert.deepEqual(wrong({ headers: { a: value } }), ['/headers/a'], JSON.stringify(value));
+  }
+  assert.deepEqual(wrong({ headers: { Accept: 'a', 'x-b': 'c', aCCEPT: 'b' } }), ['/headers/aCCEPT']);
+  assert.deepEqual(wrong({ headers: { 'a/b~c': 'x' } }), ['/headers/a~1b~0c']);
+});
+
+test('the first delay is at most the longest, also where one of them is a default', () => {
+  assert.deepEqual(wrong({ retry: { baseDelayMs: 30_001 } }), ['/retry/baseDelayMs']);
+  assert.deepEqual(wrong({ retry: { maxDelayMs: 299 } }), ['/retry/baseDelayMs']);
+  assert.deepEqual(wrong({ retry: { baseDelayMs: 5, maxDelayMs: 5 } }), []);
+});
+
+test('everything that is wrong is told at once', () => {
+  const sink = { type: 'directory', path: '..' } as const;
+  assert.deepEqual(
+    wrong({ source: { type: 'listing', url: 'x' }, sink, headers: { te: '\n' }, retry: { maxDelayMs: 1 } }),
+    ['/source/url', '/sink/path', '/headers/te', '/headers/te', '/retry/baseDelayMs'],
+  );
+});
