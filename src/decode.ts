@@ -1,0 +1,126 @@
+/** Takes content codings off a body while it streams (RFC 9110 section 8.4). */
+import { Transform, Writable, pipeline, type Duplex, type TransformCallback } from 'node:stream';
+import {
+  constants,
+  createBrotliDecompress,
+  createGunzip,
+  createInflate,
+  createInflateRaw,
+  createZstdDecompress,
+} from 'node:zlib';
+import { FetchError } from './errors.ts';
+
+const codingsMax = 4;
+
+// Bytes after the end of the coded data are an error: what they were meant to be would be lost in silence.
+const strict = { rejectGarbageAfterEnd: true };
+// RFC 9659: a decoder need not take a window of more than 8 MiB; without a bound a body names its own memory.
+const zstdParams = { [constants.ZSTD_d_windowLogMax]: 23 };
+
+const decoders: Record<string, () => Duplex> = {
+  // Several gzip members in a row are one body (RFC 1952 section 2.2); other bytes after a member are an error anyway.
+  gzip: () => createGunzip(),
+  'x-gzip': () => createGunzip(),
+  deflate: () => new EitherInflate(),
+  br: () => createBrotliDecompress(strict),
+  zstd: () => createZstdDecompress({ ...strict, params: zstdParams }),
+};
+
+/**
+ * The codings that a Content-Encoding header names, in the order they were applied; empty for none and `identity`.
+ * Throws FetchError (`decode`) for one that is unknown, and for more than four.
+ */
+export function contentCodings(header: string | string[] | undefined): readonly string[] {
+  if (header === undefined) return [];
+  const codings = header
+    .toString()
+    .split(',')
+    .map((coding) => coding.trim().toLowerCase())
+    .filter((coding) => coding !== '' && coding !== 'identity');
+  const unknown = codings.find((coding) => !Object.hasOwn(decoders, coding));
+  if (unknown !== undefined) throw new FetchError('decode', `the content coding is unknown: ${unknown.slice(0, 100)}`);
+  if (codings.length > codingsMax) throw new FetchError('decode', `more than ${codingsMax} content codings`);
+  return codings;
+}
+
+/** Where a Decoder brings its bytes. After `decoded` or `undecodable` nothing more is called. */
+export interface DecoderOutput {
+  data(chunk: Uint8Array): void;
+  /** The decoder takes bytes again after `write` returned false. */
+  drained(): void;
+  decoded(): void;
+  /** The coded data is damaged or incomplete (`decode`). */
+  undecodable(error: FetchError): void;
+}
+
+/** Decodes one body. `codings` as `contentCodings` gives them, at least one. */
+export class Decoder {
+  readonly #stages: readonly Duplex[];
+  #stopped = false;
+
+  constructor(codings: readonly string[], output: DecoderOutput) {
+    this.#stages = codings.map((coding) => decoders[coding]!()).toReversed();
+    this.#stages[0]!.on('drain', () => output.drained());
+    const last = new Writable({
+      write: (chunk: Uint8Array, _encoding, done) => {
+        output.data(chunk);
+        done();
+      },
+    });
+    pipeline([...this.#stages, last], (error) => {
+      if (this.#stopped) return;
+      if (error == null) output.decoded();
+      else
+        output.undecodable(new FetchError('decode', `the coded body is damaged: ${error.message}`, { cause: error }));
+    });
+  }
+
+  /** false: write no more until `drained`. */
+  write(chunk: Uint8Array): boolean {
+    return this.#stages[0]!.write(chunk);
+  }
+
+  /** The coded body is complete. */
+  end(): void {
+    this.#stages[0]!.end();
+  }
+
+  /** Stops at once; the output hears nothing more. */
+  destroy(): void {
+    this.#stopped = true;
+    for (const stage of this.#stages) stage.destroy();
+  }
+}
+
+/** `deflate` means the zlib format (RFC 9110 section 8.4.1.2), but some servers send it bare: the first byte tells. */
+class EitherInflate extends Transform {
+  #inflate: Transform | null = null;
+
+  override _transform(chunk: Buffer, encoding: BufferEncoding, done: TransformCallback): void {
+    if (this.#inflate === null) {
+      // The low half of a zlib header's first byte is the method, 8 (RFC 1950 section 2.2).
+      this.#inflate = (chunk[0]! & 0x0f) === 8 ? createInflate(strict) : createInflateRaw(strict);
+      this.#inflate.on('data', (piece) => {
+        if (!this.push(piece)) this.#inflate?.pause();
+      });
+      this.#inflate.on('error', (error) => this.destroy(error));
+    }
+    this.#inflate.write(chunk, encoding, done);
+  }
+
+  override _read(size: number): void {
+    this.#inflate?.resume();
+    super._read(size);
+  }
+
+  override _flush(done: TransformCallback): void {
+    if (this.#inflate === null) return done();
+    this.#inflate.once('end', done);
+    this.#inflate.end();
+  }
+
+  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    this.#inflate?.destroy();
+    done(error);
+  }
+}
