@@ -1,0 +1,69 @@
+import type { FetchError } from '../errors.ts';
+import type { SinkSpec } from '../schemas.ts';
+import { directory } from './directory.ts';
+
+/** What every sink is told when it is opened. */
+export interface SinkContext {
+  /** The absolute path of DATA_DIR; it exists. */
+  readonly dataDir: string;
+  readonly jobId: string;
+  /** Distinct for each worker process that ever ran. */
+  readonly workerId: string;
+}
+
+/** Takes the bytes of one large body in order. After `finish` the file is whole and there; after `abort` nothing is. */
+export interface BodyWriter {
+  /** Throws FetchError (`sink`); `abort` must then be called. */
+  write(chunk: Uint8Array): void;
+  /** Throws FetchError (`sink`, `name_conflict`); the file is then not there. */
+  finish(): void;
+  /** May be called at any time but after `finish` returned, also twice. Never throws. */
+  abort(): void;
+}
+
+/** What is there under a name: `ours` was stored by this very job, `theirs` was there before it. */
+export interface Found {
+  readonly whose: 'ours' | 'theirs';
+  readonly sizeBytes: number;
+}
+
+/**
+ * Stores the files of one page (of one attempt at it). Names were checked by `checkName` before. Small bodies are
+ * written by synchronous calls: that is the fastest way, and a killed process leaves at most one half-done file.
+ */
+export interface PageWriter {
+  /** What is stored under `name`, null if nothing. Throws FetchError (`sink`, `name_conflict`). */
+  find(name: string): Found | null;
+  /** Stores a whole body: afterwards the file is there, whole, under its name, in place of what was there. Throws FetchError. */
+  put(name: string, body: Uint8Array): void;
+  /** Begins a body that is stored piece by piece. Throws FetchError. */
+  open(name: string): BodyWriter;
+}
+
+/** One job's sink, opened by one worker process. */
+export interface Sink {
+  /** A writer for one attempt (`nonce`) at the page `seq`. */
+  page(seq: number, nonce: string): PageWriter;
+  /** Removes what killed workers left half done: of every worker that is not among `alive`. Never throws. */
+  sweep(alive: ReadonlySet<string>): void;
+  /** Called once, when this process is done with the job. Never throws. */
+  close(): void;
+}
+
+export interface SinkKind<Spec> {
+  /**
+   * Opens the sink of a job; called once for each job and process, before anything else, also when the job was begun
+   * long ago by others. Throws FetchError (`sink`).
+   */
+  open(spec: Spec, context: SinkContext): Promise<Sink>;
+}
+
+export const sinks = { directory } satisfies { [K in SinkSpec['type']]: SinkKind<Extract<SinkSpec, { type: K }>> };
+
+/** A sink that could not be opened: every file fails for that reason. */
+export function brokenSink(error: FetchError): Sink {
+  const fail = (): never => {
+    throw error;
+  };
+  return { page: () => ({ find: fail, put: fail, open: fail }), sweep: () => {}, close: () => {} };
+}
