@@ -1,0 +1,89 @@
+import { FetchError } from '../src/errors.ts';
+import type { Answer } from '../src/fetch-file.ts';
+import type { ListingAnswer } from '../src/sources/index.ts';
+import type { PageFiles } from './page-files.ts';
+import { Transfer, type TransferOwner } from './transfer.ts';
+
+const LISTING_BYTES_MAX = 104_857_600;
+/** Why a request ends whose page is not this worker's any more. Nobody is told. */
+export const ABANDONED = new FetchError('connection', 'the page was given up');
+
+/** Why an attempt at a page ends before its time. `lock`: BullMQ may have given it to another worker. */
+export type StopReason = 'moved' | 'lock' | 'shutdown';
+
+/** One attempt at one entry of the chain. */
+export interface Attempt {
+  readonly seq: number;
+  readonly epoch: number;
+  readonly nonce: string;
+  readonly stop: AbortController;
+  /** The listing request that is waited for, null if none is. */
+  listing: ListingTransfer | null;
+  /** How often a request of the listing was made again. */
+  listingRetries: number;
+  /** Null until the page is listed. */
+  files: PageFiles | null;
+  /** What was told of it last. */
+  toldSettled: number;
+}
+
+/** A new attempt at an entry. */
+export function newAttempt(seq: number, epoch: number, nonce: string): Attempt {
+  const stop = new AbortController();
+  return { seq, epoch, nonce, stop, listing: null, listingRetries: 0, files: null, toldSettled: 0 };
+}
+
+/** What an attempt adds to the job's counts, by fields of its record. */
+export function attemptCounts({ files, listingRetries }: Attempt): Record<string, number> {
+  const counts = files?.counts() ?? {};
+  return { ...counts, requestsRetried: (counts.requestsRetried ?? 0) + listingRetries };
+}
+
+/** The counts of an attempt, null where nothing was settled since they were told. */
+export function news(attempt: Attempt): Record<string, number> | null {
+  const settled = attempt.files?.settled ?? 0;
+  if (settled === attempt.toldSettled) return null;
+  attempt.toldSettled = settled;
+  return attemptCounts(attempt);
+}
+
+/** Gets one page of a listing into memory. */
+export class ListingTransfer extends Transfer {
+  readonly maxBytes = LISTING_BYTES_MAX;
+  readonly memoryBytes = LISTING_BYTES_MAX;
+  readonly #attempt: Attempt;
+  readonly #answer = Promise.withResolvers<ListingAnswer>();
+
+  constructor(owner: TransferOwner, attempt: Attempt, url: URL) {
+    super(owner, url.origin, url.pathname + url.search, null);
+    this.#attempt = attempt;
+  }
+
+  get answer(): Promise<ListingAnswer> {
+    return this.#answer.promise;
+  }
+
+  get abandoned(): boolean {
+    return this.#attempt.stop.signal.aborted;
+  }
+
+  giveUp(): void {
+    this.#answer.reject(ABANDONED);
+  }
+
+  open(): null {
+    return null;
+  }
+
+  protected succeed({ headers, body }: Answer): void {
+    this.#answer.resolve({ url: this.origin + this.path, headers, body: body ?? new Uint8Array() });
+  }
+
+  protected fail(error: FetchError): void {
+    this.#answer.reject(error);
+  }
+
+  protected retried(): void {
+    this.#attempt.listingRetries += 1;
+  }
+}

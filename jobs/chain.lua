@@ -1,0 +1,241 @@
+-- The chain of pages: every change of a job's truth, one operation a call, each atomic. jobs/README.md tells why each
+-- line is there. The in-flight hash is the only truth; BullMQ jobs are hints that say "look at entry q".
+--
+-- KEYS  1 job hash   2 in-flight hash   3 tokens hash   4 stuck hash   5 failures stream   6 live counts hash
+--       7 set of active jobs   8 hash of sink paths in use   9 jobs index   10 idempotency key (create alone)
+-- ARGV  1 operation   2 job id   3… its arguments
+-- An entry is "flag tries nonce listed": flag o (open: not handed on), c (closed: handed on) or s (sealed); its tokens
+-- are a JSON array in the tokens hash, apart, so that looking through the entries stays cheap.
+local J, I, T, S, F, P = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local op, id = ARGV[1], ARGV[2]
+local call = redis.call
+local NONE = '-'
+
+local clock = call('TIME')
+local now = clock[1] .. string.format('%03d', math.floor(tonumber(clock[2]) / 1000))
+
+local state, epoch, cap = unpack(call('HMGET', J, 'state', 'epoch', 'cap'))
+cap = tonumber(cap or 0)
+if state == 'queued' and op ~= 'begin' then state = 'running' end -- queued counts as running; the first begin makes it so
+
+local function number(field) return tonumber(call('HGET', J, field) or 0) end
+
+local function entry(q)
+  local value = call('HGET', I, q)
+  if not value then return nil end
+  local flag, tries, nonce, listed = value:match('^(%a) (%d+) (%S+) (%d+)$')
+  return { flag = flag, tries = tonumber(tries), nonce = nonce, listed = listed }
+end
+
+local function put(q, e) call('HSET', I, q, e.flag .. ' ' .. e.tries .. ' ' .. e.nonce .. ' ' .. e.listed) end
+
+local function gone(q) call('HDEL', I, q); call('HDEL', T, q); call('HDEL', P, q) end
+
+local function new(token)
+  local q = call('HINCRBY', J, 'next', 1) - 1
+  put(q, { flag = 'o', tries = 0, nonce = NONE, listed = 0 })
+  call('HSET', T, q, cjson.encode({ token }))
+  return q
+end
+
+local function seqs(wanted)
+  local all, found = call('HGETALL', I), {}
+  for i = 1, #all, 2 do if wanted(all[i + 1]:sub(1, 1)) then found[#found + 1] = all[i] end end
+  return found
+end
+
+local function opens() return seqs(function(flag) return flag == 'o' end) end
+
+local function todo()
+  local few = call('HLEN', I) <= cap
+  return seqs(function(flag) return flag == 's' or (state == 'running' and (flag == 'c' or few)) end)
+end
+
+local function mine(e, nonce) return state == 'running' and e and e.nonce == nonce end
+
+-- The end of every operation that takes an entry out: the final state where none is left, else the frontier's turn.
+local function settle()
+  local left = call('HLEN', I)
+  if left == 0 then
+    if state == 'running' then
+      state = call('EXISTS', S) == 1 and 'failed'
+        or number('filesFailed') > 0 and 'completed_with_failures' or 'completed'
+      call('HSET', J, 'state', state, 'finishedAt', now)
+    end
+    if state ~= 'paused' then
+      call('SREM', KEYS[7], id)
+      local path = call('HGET', J, 'sinkPath')
+      if path and call('HGET', KEYS[8], path) == id then call('HDEL', KEYS[8], path) end
+    end
+    return {}
+  end
+  return left <= cap and state == 'running' and opens() or {}
+end
+
+local function pause(reason) state = 'paused'; call('HSET', J, 'state', state, 'pausedReason', reason) end
+
+-- Brent's cycle detection, one token a step, in constant memory. True: this token was seen before.
+local function looped(brent, token)
+  brent.length = brent.length + 1
+  if token == brent.saved then return true end
+  if brent.length == brent.power then brent.saved, brent.power, brent.length = token, brent.power * 2, 0 end
+  return false
+end
+
+-- The active job whose sink path is this one, holds it, or lies in it.
+local function pathInUse(path)
+  local all = call('HGETALL', KEYS[8])
+  for i = 1, #all, 2 do
+    local a, b = all[i] .. '/', path .. '/'
+    if a:sub(1, #b) == b or b:sub(1, #a) == a then return all[i + 1] end
+  end
+end
+
+local operations = {}
+
+-- 3 request digest ('' without idempotency key)   4 its life in seconds   5 sink path   6 cap   7 maxFailures
+-- 8 first token   9… fields and values of the record
+function operations.create()
+  if ARGV[3] ~= '' then
+    local digest, first = unpack(call('HMGET', KEYS[10], 'digest', 'job'))
+    -- A key whose job was deleted is free again.
+    if digest and call('EXISTS', J:sub(1, #J - #id) .. first) == 1 then
+      return { digest == ARGV[3] and 'replayed' or 'other_request', first }
+    end
+  end
+  local user = pathInUse(ARGV[5])
+  if user then return { 'path_in_use', user } end
+  call('HSET', J, 'state', 'queued', 'epoch', 0, 'next', 0, 'cap', ARGV[6], 'sinkPath', ARGV[5],
+    'maxFailures', ARGV[7], 'loopSaved', ARGV[8], 'loopPower', 1, 'loopLength', 0, 'createdAt', now)
+  call('HSET', J, unpack(ARGV, 9))
+  call('SADD', KEYS[7], id)
+  call('HSET', KEYS[8], ARGV[5], id)
+  call('ZADD', KEYS[9], 0, id) -- the ids are ordered by time themselves
+  if ARGV[3] ~= '' then
+    call('HSET', KEYS[10], 'digest', ARGV[3], 'job', id)
+    call('EXPIRE', KEYS[10], ARGV[4])
+  end
+  return { 'ok', '0', { tostring(new(ARGV[8])) } }
+end
+
+-- 3 seq   4 epoch   5 nonce   6 most tries
+function operations.begin()
+  local q, nonce = ARGV[3], ARGV[5]
+  local e = entry(q)
+  if not e then return { 'drop' } end
+  if e.flag == 's' then return { 'publish', e.nonce } end -- in every state
+  if state == 'queued' then
+    state = 'running'
+    call('HSET', J, 'state', state)
+  end
+  if state ~= 'running' or epoch ~= ARGV[4] then return { 'drop' } end
+  call('HSETNX', J, 'startedAt', now)
+  if e.nonce ~= nonce then
+    e.nonce, e.tries = nonce, e.tries + 1
+    put(q, e)
+    call('HDEL', P, q)
+  end
+  return { e.tries > tonumber(ARGV[6]) and 'poison' or 'ok', e.flag, e.tries, call('HGET', T, q) }
+end
+
+-- 3 seq   4 nonce   5 cap   6 names listed   7 tokens walked, as JSON   8 next token or '' (the end)
+function operations.advance()
+  local q = ARGV[3]
+  local e = entry(q)
+  if not mine(e, ARGV[4]) or e.flag == 's' then return { 'stop' } end
+  if e.flag == 'o' then
+    local tokens, next = cjson.decode(ARGV[7]), ARGV[8]
+    local saved, power, length = unpack(call('HMGET', J, 'loopSaved', 'loopPower', 'loopLength'))
+    local brent = { saved = saved, power = tonumber(power), length = tonumber(length) }
+    for i = 2, #tokens do if looped(brent, tokens[i]) then return { 'loop' } end end
+    if next ~= '' and looped(brent, next) then return { 'loop' } end
+    call('HSET', J, 'loopSaved', brent.saved, 'loopPower', brent.power, 'loopLength', brent.length)
+    e.flag = 'c'
+    call('HSET', T, q, ARGV[7])
+    call('HINCRBY', J, 'pagesListed', #tokens)
+    if next ~= '' then new(next) else call('HSET', J, 'listingDone', 1) end
+  end
+  e.listed = ARGV[6]
+  put(q, e)
+  cap = tonumber(ARGV[5])
+  call('HSET', J, 'cap', cap)
+  return { 'ok', epoch, call('HLEN', I) <= cap and opens() or {} }
+end
+
+-- 3 seq   4 nonce   5 counts to add, as a JSON object   6… failures to keep, many to an argument, a line each
+function operations.commit()
+  local q = ARGV[3]
+  local e = entry(q)
+  if not mine(e, ARGV[4]) or e.flag ~= 'c' then return { 'stop' } end
+  local failedBefore = number('filesFailed')
+  for field, delta in pairs(cjson.decode(ARGV[5])) do call('HINCRBY', J, field, delta) end
+  call('HINCRBY', J, 'pagesDone', #cjson.decode(call('HGET', T, q)))
+  for i = 6, #ARGV do
+    for failure in ARGV[i]:gmatch('[^\n]+') do call('XADD', F, '*', 'f', failure) end
+  end
+  gone(q)
+  local failed = number('filesFailed')
+  if failed > failedBefore and failed >= number('maxFailures')
+    and #seqs(function(flag) return flag ~= 's' end) > 0 then pause('max_failures') end
+  return { 'ok', epoch, settle() }
+end
+
+-- 3 seq   4 nonce: the attempt is given up without having lost; it shall not count as a try. In every state.
+function operations.release()
+  local q = ARGV[3]
+  local e = entry(q)
+  if e and e.flag ~= 's' and e.nonce == ARGV[4] then
+    e.nonce, e.tries = NONE, e.tries - 1
+    put(q, e)
+    call('HDEL', P, q)
+  end
+  return { 'ok' }
+end
+
+-- 3 seq   4 nonce   5 error, as JSON
+function operations.listFailed()
+  local q = ARGV[3]
+  local e = entry(q)
+  if not mine(e, ARGV[4]) or e.flag == 's' then return { 'stop' } end
+  call('HSET', S, q, e.flag .. ' 0 ' .. NONE .. ' ' .. e.listed) -- its tokens stay where they are, for a retry
+  call('HDEL', I, q)
+  call('HDEL', P, q)
+  call('HSETNX', J, 'error', ARGV[5])
+  return { 'ok', epoch, settle() }
+end
+
+-- 3 reason   4 epoch
+function operations.pause()
+  if state ~= 'running' or epoch ~= ARGV[4] then return { 'conflict', state } end
+  pause(ARGV[3])
+  return { 'ok' }
+end
+
+function operations.resume()
+  if state ~= 'paused' then return { 'conflict', state } end
+  state = 'running'
+  epoch = tostring(call('HINCRBY', J, 'epoch', 1))
+  call('HSET', J, 'state', state)
+  call('HDEL', J, 'pausedReason')
+  for _, q in ipairs(seqs(function(flag) return flag ~= 's' end)) do
+    local e = entry(q)
+    e.nonce, e.tries = NONE, 0
+    put(q, e)
+    call('HDEL', P, q)
+  end
+  settle()
+  return { 'ok', epoch, todo() }
+end
+
+function operations.todo() return { 'ok', epoch, todo() } end
+
+-- A finished job's record goes.   3… further keys to remove
+function operations.delete()
+  if call('SISMEMBER', KEYS[7], id) == 1 then return { 'conflict', state } end
+  call('DEL', J, I, T, S, F, P, unpack(ARGV, 3))
+  call('ZREM', KEYS[9], id)
+  return { 'ok' }
+end
+
+if not state and op ~= 'create' then return { 'unknown' } end -- no such job: nothing may create a key for it
+return operations[op]()

@@ -1,0 +1,212 @@
+import { FetchError } from '../src/errors.ts';
+import { SMALL_BODY_BYTES, type Answer } from '../src/fetch-file.ts';
+import type { Failure } from '../src/schemas.ts';
+import type { BodyWriter, PageWriter } from '../src/sinks/index.ts';
+import type { BadItem, SourceFile } from '../src/sources/index.ts';
+import { packFailure } from './failures.ts';
+import { Transfer, type TransferOwner } from './transfer.ts';
+
+/** How many files that need no request are settled in one go before others get the event loop. */
+const SETTLED_AT_ONCE_MAX = 256;
+
+/** The files of one page: which are still to be fetched, and what became of the others. */
+export class PageFiles {
+  readonly items: readonly (SourceFile | BadItem)[];
+  readonly #owner: TransferOwner;
+  readonly #writer: PageWriter;
+  readonly #done = Promise.withResolvers<void>();
+  readonly #copies: ReadonlyMap<number, number>;
+  #cursor = 0;
+  #unsettled: number;
+  #abandoned = false;
+  readonly #counts = {
+    filesDownloaded: 0,
+    filesSkipped: 0,
+    filesFailed: 0,
+    bytesDownloaded: 0,
+    requestsRetried: 0,
+  };
+  readonly #reasons: Record<string, number> = {};
+  /** As they are kept in the failures stream. */
+  readonly failures: string[] = [];
+
+  constructor(owner: TransferOwner, writer: PageWriter, items: readonly (SourceFile | BadItem)[]) {
+    this.#owner = owner;
+    this.#writer = writer;
+    this.items = items;
+    this.#unsettled = items.length;
+    this.#copies = sameNames(items);
+    if (items.length === 0) this.#done.resolve();
+  }
+
+  /** Resolves when every file has its outcome, or when the page is abandoned. */
+  get done(): Promise<void> {
+    return this.#done.promise;
+  }
+
+  get abandoned(): boolean {
+    return this.#abandoned;
+  }
+
+  /** Files not begun yet. */
+  get waiting(): number {
+    return this.items.length - this.#cursor;
+  }
+
+  /** What the page adds to the job's counts, by fields of its record. */
+  counts(): Record<string, number> {
+    return { ...this.#counts, ...this.#reasons };
+  }
+
+  get settled(): number {
+    return this.items.length - this.#unsettled;
+  }
+
+  get bytes(): number {
+    return this.#counts.bytesDownloaded;
+  }
+
+  /** The next file that needs a request. `null`: none is left. `later`: ask again when others had the event loop. */
+  next(): FileTransfer | null | 'later' {
+    for (let settled = 0; settled < SETTLED_AT_ONCE_MAX; settled += 1) {
+      const item = this.items[this.#cursor];
+      if (item === undefined) return null;
+      const index = this.#cursor;
+      this.#cursor += 1;
+      const copies = this.#copies.get(index);
+      if (copies === 0) continue; // counted with the first of its name and URL
+      if ('bad' in item) {
+        this.fail(item, new FetchError(item.bad, item.message), 0);
+      } else if (copies === -1) {
+        this.fail(item, new FetchError('name_conflict', 'the page lists this name with two URLs'), 0);
+      } else {
+        const weight = copies ?? 1;
+        if (!this.#isThere(item, weight)) return new FileTransfer(this.#owner, this, this.#writer, item, weight);
+      }
+    }
+    return 'later';
+  }
+
+  abandon(): void {
+    this.#abandoned = true;
+    this.#cursor = this.items.length;
+    this.#done.resolve();
+  }
+
+  downloaded(bytes: number, weight: number): void {
+    this.#counts.filesDownloaded += weight;
+    this.#counts.bytesDownloaded += bytes;
+    this.#settle(weight);
+  }
+
+  retried(): void {
+    this.#counts.requestsRetried += 1;
+  }
+
+  fail(item: SourceFile | BadItem, error: FetchError, attempts: number, weight = 1): void {
+    this.#counts.filesFailed += weight;
+    const field = `reason:${error.reason}`;
+    this.#reasons[field] = (this.#reasons[field] ?? 0) + weight;
+    const failure: Failure = {
+      name: item.name,
+      url: 'bad' in item ? item.url : item.origin + item.path,
+      reason: error.reason,
+      statusCode: error.statusCode,
+      attempts,
+      message: error.message,
+      at: new Date().toISOString(),
+    };
+    const packed = packFailure(failure);
+    for (let copy = 0; copy < weight; copy += 1) this.failures.push(packed);
+    this.#settle(weight);
+  }
+
+  /** Whether the file need not be fetched; it is counted then. A file that this job stored counts as downloaded. */
+  #isThere(item: SourceFile, weight: number): boolean {
+    try {
+      const found = this.#writer.find(item.name);
+      if (found === null) return false;
+      if (item.sizeBytes !== null && item.sizeBytes !== found.sizeBytes) return false;
+      if (found.whose === 'ours') {
+        this.downloaded(found.sizeBytes, weight);
+        return true;
+      }
+      if (this.#owner.spec.existing !== 'skip') return false;
+      this.#counts.filesSkipped += weight;
+      this.#settle(weight);
+    } catch (error) {
+      if (!(error instanceof FetchError)) throw error;
+      this.fail(item, error, 0, weight);
+    }
+    return true;
+  }
+
+  #settle(weight: number): void {
+    this.#unsettled -= weight;
+    if (this.#unsettled === 0) this.#done.resolve();
+  }
+}
+
+/** Gets one file and stores it. */
+export class FileTransfer extends Transfer {
+  readonly page: PageFiles;
+  readonly #writer: PageWriter;
+  readonly #item: SourceFile;
+  /** How often the page lists it. */
+  readonly #weight: number;
+  readonly maxBytes: number;
+  readonly memoryBytes = SMALL_BODY_BYTES;
+
+  constructor(owner: TransferOwner, page: PageFiles, writer: PageWriter, item: SourceFile, weight: number) {
+    super(owner, item.origin, item.path, item.sizeBytes);
+    this.page = page;
+    this.#writer = writer;
+    this.#item = item;
+    this.#weight = weight;
+    this.maxBytes = owner.spec.limits.maxFileBytes;
+  }
+
+  get abandoned(): boolean {
+    return this.page.abandoned;
+  }
+
+  open(): BodyWriter {
+    return this.#writer.open(this.#item.name);
+  }
+
+  protected succeed(answer: Answer): void {
+    if (answer.body !== null) this.#writer.put(this.#item.name, answer.body);
+    this.page.downloaded(answer.bytes, this.#weight);
+  }
+
+  protected fail(error: FetchError): void {
+    this.page.fail(this.#item, error, this.attempts, this.#weight);
+  }
+
+  protected retried(): void {
+    this.page.retried();
+  }
+}
+
+/**
+ * What names that a page lists more than once mean, by index: n > 1: the first of n with one URL; 0: a later one of them;
+ * -1: another URL under a name that an earlier item has. Names that are listed once are not in it.
+ */
+function sameNames(items: readonly (SourceFile | BadItem)[]): ReadonlyMap<number, number> {
+  const first = new Map<string, number>();
+  const copies = new Map<number, number>();
+  for (let index = 0; index < items.length; index += 1) {
+    const item = items[index];
+    if (item === undefined || 'bad' in item) continue;
+    const earlier = first.get(item.name);
+    if (earlier === undefined) {
+      first.set(item.name, index);
+      continue;
+    }
+    const other = items[earlier] as SourceFile;
+    const same = other.path === item.path && other.origin === item.origin;
+    copies.set(index, same ? 0 : -1);
+    if (same) copies.set(earlier, (copies.get(earlier) ?? 1) + 1);
+  }
+  return copies;
+}

@@ -1,0 +1,133 @@
+import { randomUUID } from 'node:crypto';
+import type { Logger } from 'pino';
+import { FetchError } from '../src/errors.ts';
+import { attemptCounts, newAttempt, type Attempt, type StopReason } from './attempt.ts';
+import type { JobInWork } from './job-in-work.ts';
+import { pagesInFlightMax } from './model.ts';
+import { PageFiles } from './page-files.ts';
+import type { Hint, HintOutcome, PageQueue } from './queue.ts';
+import type { Begun, ChainStore, Hints } from './store.ts';
+import { walk, type Run } from './walk.ts';
+
+/** What a page needs of the worker that takes it. */
+export interface PageContext {
+  readonly store: ChainStore;
+  readonly queue: PageQueue;
+  readonly logger: Logger;
+  /** The ids of the workers that live, this one included, as they were known last and as they are now. */
+  readonly alive: ReadonlySet<string>;
+  living(): Promise<ReadonlySet<string>>;
+  /** The job, opened on this worker; null where there is no such job any more. */
+  job(id: string): Promise<JobInWork | null>;
+}
+
+type Taken = Extract<Begun, { kind: 'go' | 'poison' }>;
+
+const DONE = { kind: 'done' } as const satisfies HintOutcome;
+const BACK = { kind: 'back' } as const satisfies HintOutcome;
+
+/**
+ * Takes one hint: begin → list → advance → enqueue → fetch → commit → enqueue. It may be killed or overtaken at any point:
+ * each operation on the chain is atomic and checks for itself whether this attempt still has the page. `lost` aborts when
+ * the hint's lock is lost.
+ */
+export async function takePage(context: PageContext, hint: Hint, lost: AbortSignal): Promise<HintOutcome> {
+  const { store } = context;
+  const nonce = randomUUID();
+  const begun = await store.begin(hint.job, hint.seq, hint.epoch, nonce);
+  if (begun.kind === 'drop' || begun.kind === 'publish') return DONE;
+  const job = await context.job(hint.job);
+  if (job === null) return DONE;
+  const attempt = newAttempt(hint.seq, hint.epoch, nonce);
+  const { stop } = attempt;
+  lost.addEventListener('abort', () => stop.abort('lock' satisfies StopReason));
+  job.begin(attempt);
+  try {
+    await work(context, job, attempt, begun);
+    return DONE;
+  } catch (error) {
+    if (!stop.signal.aborted) throw error;
+    await store.release(hint.job, hint.seq, nonce);
+    return stop.signal.reason === ('moved' satisfies StopReason) ? DONE : BACK;
+  } finally {
+    job.end(attempt);
+  }
+}
+
+async function work(context: PageContext, job: JobInWork, attempt: Attempt, begun: Taken): Promise<void> {
+  const { store, queue } = context;
+  const { seq, nonce } = attempt;
+  // An attempt before this one may have left half-done files.
+  if (begun.tries > 1) job.sink.sweep(await context.living());
+  const handedOn = await listAndHandOn(context, job, attempt, begun);
+  if (handedOn === null) return;
+  const { run, advanced } = handedOn;
+  await queue.add(job.id, advanced);
+  const files = new PageFiles(job, job.sink.page(seq, nonce), run.items);
+  await job.fetch(attempt, files);
+  attempt.stop.signal.throwIfAborted();
+  // Before the commit: a pulse would take the entry that is gone then for lost.
+  job.end(attempt);
+  const counts = { ...attemptCounts(attempt), filesListed: run.items.length };
+  const committed = await store.commit(job.id, seq, nonce, counts, files.failures);
+  if (committed.kind === 'ok') await queue.add(job.id, committed);
+}
+
+/** list → advance. Null: the attempt ends here, as it lost the page or the listing failed. */
+async function listAndHandOn(
+  context: PageContext,
+  job: JobInWork,
+  attempt: Attempt,
+  begun: Taken,
+): Promise<{ run: Run; advanced: Hints } | null> {
+  try {
+    let run = await list(job, attempt, begun);
+    let advanced = await advance(context, job, attempt, run);
+    if (advanced.kind === 'loop' && run.tokens.length > 1) {
+      // The pages before the one that closes the loop are as good as any.
+      run = await list(job, attempt, begun, 1);
+      advanced = await advance(context, job, attempt, run);
+    }
+    if (advanced.kind === 'loop') {
+      throw new FetchError('listing_loop', 'the listing leads back to a page it has already been on');
+    }
+    return advanced.kind === 'stop' ? null : { run, advanced };
+  } catch (error) {
+    if (!(error instanceof FetchError) || attempt.stop.signal.aborted) throw error;
+    await listingFailed(context, job, attempt, begun, error);
+    return null;
+  }
+}
+
+function list(job: JobInWork, attempt: Attempt, begun: Taken, pagesMax?: number): Promise<Run> {
+  if (begun.kind === 'poison') {
+    const message = `its page was begun ${begun.tries} times and never ended: it seems to make its workers crash`;
+    return Promise.reject(new FetchError('worker_crash', message));
+  }
+  return walk(job.spec, begun.tokens, begun.open, (url) => job.list(attempt, url), pagesMax);
+}
+
+function advance({ store, alive }: PageContext, job: JobInWork, { seq, nonce }: Attempt, run: Run) {
+  const listed = run.items.length;
+  const cap = pagesInFlightMax(alive.size, job.spec.limits.concurrency, listed);
+  return store.advance(job.id, seq, nonce, { tokens: run.tokens, next: run.next, cap, listed });
+}
+
+async function listingFailed(
+  { store, queue, logger }: PageContext,
+  job: JobInWork,
+  { seq, nonce }: Attempt,
+  { tokens, open }: Taken,
+  error: FetchError,
+): Promise<void> {
+  logger.warn({ job: job.id, page: seq, reason: error.reason, statusCode: error.statusCode }, error.message);
+  const { reason, message, statusCode } = error;
+  const failed = await store.listFailed(job.id, seq, nonce, {
+    reason,
+    message,
+    statusCode,
+    token: tokens[0] ?? null,
+    atFrontier: open,
+  });
+  if (failed.kind === 'ok') await queue.add(job.id, failed);
+}

@@ -1,0 +1,76 @@
+-- What a worker tells and asks Redis about one job, at most a few times a second: live counts for display, and its share
+-- of the budgets that hold over all workers. Nothing here is truth: the chain never reads what is written here.
+--
+-- KEYS  1 job hash   2 in-flight hash   3 live counts hash   4 leases hash   5 rate hash (files and bytes by second)
+-- ARGV  1 worker   2 requests wanted in flight   3 requests in flight   4 concurrency   5 lease in ms
+--       6 request starts wanted   7 how many a second (0: no limit)   8 files finished since   9 bytes since
+--       10… triples: seq, nonce, live counts ('' where they did not change)
+-- Returns  state, epoch, requests granted in flight, ms until the first granted start, granted starts, lost seqs…
+local J, I, P, L, R = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local call = redis.call
+local clock = call('TIME')
+local second = tonumber(clock[1])
+local now = second * 1000 + tonumber(clock[2]) / 1000
+local state, epoch = unpack(call('HMGET', J, 'state', 'epoch'))
+if not state then return { 'gone', '0', 0, '0', 0 } end
+
+-- Concurrency: leases. What is held over all workers never exceeds the limit, because a worker is granted only what
+-- the others do not hold, and holds what it has in flight until that has ended. Each is entitled to an even share
+-- (the largest equal one that leaves nothing unused); who has more gives back as its requests end.
+local function lease()
+  local me, want, inFlight, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+  local all, others, wants = call('HGETALL', L), 0, {}
+  for i = 1, #all, 2 do
+    if all[i] ~= 'nextStart' and all[i] ~= me then
+      local held, wanted, ends = all[i + 1]:match('^(%d+) (%d+) (%d+)$')
+      if tonumber(ends) <= now then call('HDEL', L, all[i]) else
+        others = others + tonumber(held)
+        if tonumber(wanted) > 0 then wants[#wants + 1] = { all[i], tonumber(wanted) } end
+      end
+    end
+  end
+  if want == 0 and inFlight == 0 then call('HDEL', L, me); return 0 end
+  wants[#wants + 1] = { me, want }
+  table.sort(wants, function(a, b) return a[2] < b[2] or (a[2] == b[2] and a[1] < b[1]) end)
+  local left, share = limit, 0
+  for i, w in ipairs(wants) do
+    local even = math.min(w[2], math.ceil(left / (#wants - i + 1)))
+    if w[1] == me then share = even end
+    left = left - even
+  end
+  local granted = math.max(0, math.min(share, limit - others))
+  call('HSET', L, me, string.format('%d %d %d', math.max(granted, inFlight), want, now + tonumber(ARGV[5])))
+  return granted
+end
+
+-- Rate: the starts of requests are slots on one time line, 1/rate apart, handed out in order, whoever makes them. A slot
+-- that is not used in time is lost.
+local function starts()
+  local want, rate = tonumber(ARGV[6]), tonumber(ARGV[7])
+  if rate == 0 or want == 0 then return '0', 0 end
+  local first = math.max(now, tonumber(call('HGET', L, 'nextStart') or 0))
+  if first - now > 1000 then return '0', 0 end -- handed out far enough ahead
+  call('HSET', L, 'nextStart', string.format('%.3f', first + want * 1000 / rate))
+  return string.format('%.3f', first - now), want
+end
+
+local granted = lease()
+local delay, count = starts()
+
+if ARGV[8] ~= '0' then
+  call('HINCRBY', R, second, ARGV[8])
+  call('HINCRBY', R, 'b' .. second, ARGV[9])
+  call('EXPIRE', R, 60)
+  for _, field in ipairs(call('HKEYS', R)) do
+    if tonumber((field:gsub('b', ''))) < second - 15 then call('HDEL', R, field) end
+  end
+end
+
+local answer = { state, epoch, granted, delay, count }
+for i = 10, #ARGV, 3 do
+  local value = call('HGET', I, ARGV[i])
+  local nonce = value and value:match('^%a %d+ (%S+) ')
+  if nonce ~= ARGV[i + 1] then answer[#answer + 1] = ARGV[i]
+  elseif ARGV[i + 2] ~= '' and value:sub(1, 1) ~= 's' then call('HSET', P, ARGV[i], nonce .. ' ' .. ARGV[i + 2]) end
+end
+return answer

@@ -1,0 +1,61 @@
+import type { Redis } from 'ioredis';
+import { Script } from '../src/redis.ts';
+import type { JobState } from '../src/schemas.ts';
+import { jobKeys } from './store.ts';
+
+/** What a worker tells about one job it has pages of. */
+export interface PulseRequest {
+  readonly worker: string;
+  readonly job: string;
+  readonly wanted: number;
+  readonly inFlight: number;
+  readonly concurrency: number;
+  readonly startsWanted: number;
+  /** 0: no limit. */
+  readonly startsPerSecond: number;
+  /** Finished since the last pulse. */
+  readonly files: number;
+  readonly bytes: number;
+  /** The attempts in work; `counts`: what they counted so far, null where that did not change. */
+  readonly pages: readonly { seq: number; nonce: string; counts: Readonly<Record<string, number>> | null }[];
+}
+
+export interface PulseAnswer {
+  /** `gone`: there is no such job any more. */
+  readonly state: JobState | 'gone';
+  readonly epoch: number;
+  /** Requests that may be in flight here, for LEASE_MS. */
+  readonly granted: number;
+  readonly startDelayMs: number;
+  readonly starts: number;
+  /** Pages that others have by now. */
+  readonly lost: readonly number[];
+}
+
+/** How long a granted share of a job's concurrency stays with a worker that is not heard of. */
+export const LEASE_MS = 5000;
+
+const script = new Script('pulse.lua', import.meta.url);
+
+/** Tells and asks Redis about one job; pulse.lua says how shares are found. */
+export async function pulse(redis: Redis, request: PulseRequest): Promise<PulseAnswer> {
+  const keys = jobKeys(request.job);
+  const answer = (await script.run(
+    redis,
+    [keys.job, keys.inFlight, keys.live, keys.leases, keys.rate],
+    [
+      request.worker,
+      request.wanted,
+      request.inFlight,
+      request.concurrency,
+      LEASE_MS,
+      request.startsWanted,
+      request.startsPerSecond,
+      request.files,
+      request.bytes,
+      ...request.pages.flatMap(({ seq, nonce, counts }) => [seq, nonce, counts === null ? '' : JSON.stringify(counts)]),
+    ],
+  )) as [JobState | 'gone', string, number, string, number, ...string[]];
+  const [state, epoch, granted, startDelayMs, starts, ...lost] = answer;
+  return { state, epoch: Number(epoch), granted, startDelayMs: Number(startDelayMs), starts, lost: lost.map(Number) };
+}

@@ -1,0 +1,131 @@
+import { FetchError } from '../src/errors.ts';
+import type { Answer, Exchange, FetchHandler, FetchRequest } from '../src/fetch-file.ts';
+import { retryDelayMs } from '../src/retry.ts';
+import type { BodyWriter } from '../src/sinks/index.ts';
+import type { JobSpec } from '../src/schemas.ts';
+
+const REDIRECTS_MAX = 5;
+const NO_HEADERS: readonly string[] = [];
+
+/** What a transfer needs of the job it belongs to. */
+export interface TransferOwner {
+  readonly spec: JobSpec;
+  /** The job's headers, flat, and the one origin they may be sent to. */
+  readonly headers: readonly string[];
+  readonly headersOrigin: string;
+  /** A request of this transfer ended, whatever its outcome; it no longer counts as in flight. */
+  ended(transfer: Transfer): void;
+  /** The transfer has another request to make, at once or later. */
+  again(transfer: Transfer, delayMs: number): void;
+}
+
+/** One URL to get: its redirects, its attempts, and what becomes of the body. One request at a time. */
+export abstract class Transfer implements FetchRequest, FetchHandler {
+  readonly owner: TransferOwner;
+  readonly #firstOrigin: string;
+  readonly #firstPath: string;
+  origin: string;
+  path: string;
+  headers: readonly string[];
+  readonly sizeBytes: number | null;
+  readonly timeoutMs: number;
+  readonly minBytesPerSecond: number;
+  abstract readonly maxBytes: number;
+  abstract readonly memoryBytes: number;
+  /** Attempts begun, the running one included. */
+  attempts = 1;
+  /** The request in flight. */
+  exchange: Exchange | null = null;
+  #redirects = 0;
+  #resent = false;
+
+  constructor(owner: TransferOwner, origin: string, path: string, sizeBytes: number | null) {
+    this.owner = owner;
+    this.#firstOrigin = this.origin = origin;
+    this.#firstPath = this.path = path;
+    this.headers = origin === owner.headersOrigin ? owner.headers : NO_HEADERS;
+    this.sizeBytes = sizeBytes;
+    this.timeoutMs = owner.spec.limits.timeoutMs;
+    this.minBytesPerSecond = owner.spec.limits.minBytesPerSecond;
+  }
+
+  /** Where the body is written if it outgrows `memoryBytes`; null: it may not. Throws FetchError. */
+  abstract open(): BodyWriter | null;
+  /** The whole body is there. Throws FetchError: it could not be stored. */
+  protected abstract succeed(answer: Answer): void;
+  /** It failed for good. */
+  protected abstract fail(error: FetchError): void;
+  /** Another attempt will be made. */
+  protected abstract retried(): void;
+  /** Nobody wants it any more: no further attempt, no outcome. */
+  abstract readonly abandoned: boolean;
+
+  onBody(answer: Answer): void {
+    this.exchange = null;
+    if (!this.abandoned) {
+      try {
+        this.succeed(answer);
+      } catch (error) {
+        if (!(error instanceof FetchError)) throw error;
+        this.#failOrRetry(error);
+      }
+    }
+    this.owner.ended(this);
+  }
+
+  onRedirect(location: string): void {
+    this.exchange = null;
+    if (!this.abandoned) {
+      if (this.#redirects === REDIRECTS_MAX) {
+        this.fail(
+          new FetchError('too_many_redirects', `more than ${REDIRECTS_MAX} redirects, the last to ${location}`),
+        );
+      } else {
+        this.#follow(new URL(location));
+        this.owner.again(this, 0);
+      }
+    }
+    this.owner.ended(this);
+  }
+
+  onError(error: FetchError): void {
+    this.exchange = null;
+    if (!this.abandoned) {
+      if (error.stale && !this.#resent) {
+        // The server had closed an idle connection: this request never reached it.
+        this.#resent = true;
+        this.owner.again(this, 0);
+      } else {
+        this.#failOrRetry(error);
+      }
+    }
+    this.owner.ended(this);
+  }
+
+  #failOrRetry(error: FetchError): void {
+    const { retry } = this.owner.spec;
+    if (!error.retryable || this.attempts >= retry.attempts) return this.fail(error);
+    const delayMs = retryDelayMs(retry, this.attempts, error.retryAfterMs);
+    this.attempts += 1;
+    this.#restart();
+    this.retried();
+    this.owner.again(this, delayMs);
+  }
+
+  /** Back to where the attempt begins. */
+  #restart(): void {
+    this.origin = this.#firstOrigin;
+    this.path = this.#firstPath;
+    this.headers = this.origin === this.owner.headersOrigin ? this.owner.headers : NO_HEADERS;
+    this.#redirects = 0;
+    this.#resent = false;
+  }
+
+  #follow(url: URL): void {
+    // Once another origin has led the way, the job's headers stay out of it, also on the way back.
+    if (url.origin !== this.origin) this.headers = NO_HEADERS;
+    this.origin = url.origin;
+    this.path = url.pathname + url.search;
+    this.#redirects += 1;
+  }
+}

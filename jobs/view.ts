@@ -1,0 +1,134 @@
+/** How a job is shown: its record, the live counts of pages in work, and its latest speed, read in one moment. */
+import type { Redis } from 'ioredis';
+import type { Job, JobError, JobSpec, JobState, Progress } from '../src/schemas.ts';
+import { isActive } from './model.ts';
+import { jobKeys, type ListingError } from './store.ts';
+
+type Hash = Record<string, string>;
+
+const SPEED_SECONDS = 5;
+
+/** Reads jobs by their ids, in that order; null where there is none. Each is read in one moment, so no count goes back. */
+export function readJobs(redis: Redis, ids: readonly string[]): Promise<(Job | null)[]> {
+  return Promise.all(ids.map((id) => readJob(redis, id)));
+}
+
+async function readJob(redis: Redis, id: string): Promise<Job | null> {
+  const { job, inFlight, live, rate } = jobKeys(id);
+  const replies = await redis.multi().hgetall(job).hgetall(inFlight).hgetall(live).hgetall(rate).time().exec();
+  const [record, entries, counts, finished, time] = (replies ?? []).map(([error, reply]) => {
+    if (error) throw error;
+    return reply;
+  }) as [Hash, Hash, Hash, Hash, [string, string]];
+  return record.spec === undefined ? null : jobView(id, record, entries, counts, finished, Number(time[0]));
+}
+
+/** Pure. `second`: the time of Redis, in whole seconds since 1970. */
+function jobView(id: string, record: Hash, inFlight: Hash, live: Hash, rate: Hash, second: number): Job {
+  const spec = JSON.parse(record.spec ?? '') as Omit<JobSpec, 'headers'>;
+  const state = record.state as JobState;
+  const counts = countsNow(record, inFlight, live);
+  const count = (field: string): number => counts.get(field) ?? 0;
+  const settled = count('filesDownloaded') + count('filesSkipped') + count('filesFailed');
+  const filesListed = Math.max(count('filesListed'), settled);
+  const listingDone = record.listingDone === '1';
+  const speed = isActive(state)
+    ? speedNow(record, rate, second)
+    : speedOverall(record, settled, count('bytesDownloaded'));
+  const filesPending = filesListed - settled;
+  const progress: Progress = {
+    pagesListed: count('pagesListed'),
+    pagesDone: count('pagesDone'),
+    listingDone,
+    filesTotal: listingDone ? filesListed : null,
+    filesListed,
+    filesDownloaded: count('filesDownloaded'),
+    filesSkipped: count('filesSkipped'),
+    filesFailed: count('filesFailed'),
+    filesPending,
+    requestsRetried: count('requestsRetried'),
+    bytesDownloaded: count('bytesDownloaded'),
+    ...speed,
+    etaSeconds:
+      isActive(state) && listingDone && speed.filesPerSecond > 0 ? round(filesPending / speed.filesPerSecond) : null,
+  };
+  return {
+    id,
+    name: spec.name,
+    state,
+    pausedReason: (record.pausedReason ?? null) as Job['pausedReason'],
+    source: spec.source,
+    sink: spec.sink,
+    existing: spec.existing,
+    retry: spec.retry,
+    limits: spec.limits,
+    progress,
+    failures: failuresByReason(counts),
+    error: errorShown(record),
+    createdAt: timeShown(record.createdAt) ?? '',
+    startedAt: timeShown(record.startedAt),
+    finishedAt: timeShown(record.finishedAt),
+    links: { self: `/jobs/${id}`, failures: `/jobs/${id}/failures` },
+  };
+}
+
+/** The record's counts and those of pages in work. A page's live counts belong to the attempt that has it (its nonce). */
+function countsNow(record: Hash, inFlight: Hash, live: Hash): Map<string, number> {
+  const counts = new Map<string, number>();
+  const add = (field: string, by: number): void => void counts.set(field, (counts.get(field) ?? 0) + by);
+  for (const [field, value] of Object.entries(record)) {
+    if (/^(files|pages|bytes|requests|reason:)/.test(field)) add(field, Number(value));
+  }
+  for (const [seq, entry] of Object.entries(inFlight)) {
+    const [flag, , nonce, listed] = entry.split(' ');
+    if (flag === 'c') add('filesListed', Number(listed));
+    const said = live[seq];
+    if (said === undefined || flag !== 'c' || !said.startsWith(`${nonce} `)) continue;
+    const told = JSON.parse(said.slice(said.indexOf(' ') + 1)) as Record<string, number>;
+    for (const [field, value] of Object.entries(told)) add(field, value);
+  }
+  return counts;
+}
+
+function failuresByReason(counts: ReadonlyMap<string, number>): Record<string, number> {
+  const reasons: Record<string, number> = {};
+  for (const [field, value] of counts) {
+    if (field.startsWith('reason:') && value > 0) reasons[field.slice('reason:'.length)] = value;
+  }
+  return reasons;
+}
+
+type Speed = Pick<Progress, 'filesPerSecond' | 'bytesPerSecond'>;
+
+/** The mean of the last whole seconds, of those since the start where there were fewer. */
+function speedNow(record: Hash, rate: Hash, second: number): Speed {
+  const started = record.startedAt === undefined ? second : Math.floor(Number(record.startedAt) / 1000);
+  const seconds = Math.max(1, Math.min(SPEED_SECONDS, second - started));
+  let files = 0;
+  let bytes = 0;
+  for (let at = second - seconds; at < second; at += 1) {
+    files += Number(rate[at] ?? 0);
+    bytes += Number(rate[`b${at}`] ?? 0);
+  }
+  return { filesPerSecond: round(files / seconds), bytesPerSecond: round(bytes / seconds) };
+}
+
+function speedOverall(record: Hash, files: number, bytes: number): Speed {
+  const ms = Number(record.finishedAt) - Number(record.startedAt);
+  if (!(ms > 0)) return { filesPerSecond: 0, bytesPerSecond: 0 };
+  return { filesPerSecond: round((files * 1000) / ms), bytesPerSecond: round((bytes * 1000) / ms) };
+}
+
+function errorShown(record: Hash): JobError | null {
+  if (record.error === undefined) return null;
+  const { atFrontier, ...error } = JSON.parse(record.error) as ListingError;
+  return { ...error, page: atFrontier ? Number(record.pagesListed ?? 0) : null };
+}
+
+function timeShown(ms: string | undefined): string | null {
+  return ms === undefined ? null : new Date(Number(ms)).toISOString();
+}
+
+function round(value: number): number {
+  return value < 100 ? Math.round(value * 10) / 10 : Math.round(value);
+}

@@ -1,0 +1,202 @@
+import { hostname } from 'node:os';
+import type { Redis } from 'ioredis';
+import type { Logger } from 'pino';
+import { uuidv7 } from 'uuidv7';
+import type { Config } from '../src/config.ts';
+import { FetchError } from '../src/errors.ts';
+import { Fetcher } from '../src/fetch-file.ts';
+import { connectionLimit, HttpAgent } from '../src/http.ts';
+import { connectRedis } from '../src/redis.ts';
+import { brokenSink, sinks, type Sink } from '../src/sinks/index.ts';
+import type { JobSpec } from '../src/schemas.ts';
+import { JobInWork } from './job-in-work.ts';
+import { takePage } from './page.ts';
+import { HintConsumer, PageQueue } from './queue.ts';
+import { ChainStore } from './store.ts';
+import { BEAT_MS, beat, isDead, leave, place, type WorkerSign } from './workers.ts';
+
+/** Pages in work at once: enough that the last slow file of one never leaves the connections idle. */
+const PAGES_AT_ONCE = 8;
+const SWEEP_MS = 2000;
+/** A job without pages here is kept open for its next page, but not for long. */
+const JOB_IDLE_MS = 3000;
+
+export interface WorkerOptions {
+  readonly redisUrl: string;
+  readonly dataDir: string;
+  readonly logger: Logger;
+  /** How long this worker may be silent before its pages go to others. */
+  readonly lockMs: number;
+}
+
+/** One worker process: takes pages of all jobs, several at once, over one set of connections. */
+export class DownloadWorker {
+  readonly id = uuidv7();
+  alive: ReadonlySet<string> = new Set([this.id]);
+  readonly store: ChainStore;
+  readonly queue: PageQueue;
+  readonly logger: Logger;
+  readonly #startedAt = new Date().toISOString();
+  readonly #place = place();
+  readonly #dataDir: string;
+  readonly #redis: Redis;
+  readonly #agent: HttpAgent;
+  readonly #fetcher: Fetcher;
+  readonly #jobs = new Map<string, Promise<JobInWork | null>>();
+  readonly #opened = new Map<string, JobInWork>();
+  readonly #consumer: HintConsumer;
+  readonly #timers: NodeJS.Timeout[];
+  #settledEnded = 0;
+  #settledBefore = 0;
+  #beatBefore = performance.now();
+
+  constructor({ redisUrl, dataDir, logger, lockMs }: WorkerOptions) {
+    this.#dataDir = dataDir;
+    this.logger = logger.child({ worker: this.id });
+    const { connections, openFilesLimit } = connectionLimit();
+    this.#agent = new HttpAgent({ maxConnections: connections });
+    this.#fetcher = new Fetcher(this.#agent);
+    this.logger.info({ connections, openFilesLimit }, 'worker started');
+    this.#redis = connectRedis(redisUrl, { patient: true });
+    this.store = new ChainStore(this.#redis);
+    this.queue = new PageQueue(this.#redis);
+    this.#consumer = new HintConsumer(this.#redis, {
+      concurrency: PAGES_AT_ONCE,
+      lockMs,
+      take: (hint, lost) => takePage(this, hint, lost),
+      onError: (error, hint) => this.logger.error({ err: error, ...hint }, 'a page could not be worked on'),
+    });
+    this.#timers = [
+      setInterval(() => this.#try(this.#beat()), BEAT_MS),
+      setInterval(() => this.#try(this.#sweep()), SWEEP_MS),
+      setInterval(() => this.#closeIdle(), JOB_IDLE_MS),
+    ];
+    this.#try(this.#beat());
+  }
+
+  /** The job, opened once; null where there is no such job any more. */
+  job(id: string): Promise<JobInWork | null> {
+    let job = this.#jobs.get(id);
+    if (job === undefined) {
+      job = this.#open(id);
+      this.#jobs.set(id, job);
+      job.then(
+        (opened) => (opened === null ? this.#jobs.delete(id) : this.#opened.set(id, opened)),
+        () => this.#jobs.delete(id),
+      );
+    }
+    return job;
+  }
+
+  async living(): Promise<ReadonlySet<string>> {
+    this.alive = this.#ids((await beat(this.#redis, null)).living);
+    return this.alive;
+  }
+
+  /** Gives all pages back and ends. What is in flight is aborted. */
+  async close(): Promise<void> {
+    for (const timer of this.#timers) clearInterval(timer);
+    await this.#consumer.close(() => {
+      for (const job of this.#opened.values()) void job.close();
+    });
+    await leave(this.#redis, this.id, []).catch(() => {});
+    await this.queue.close();
+    this.#fetcher.close();
+    this.#agent.close();
+    this.#redis.disconnect();
+  }
+
+  async #open(id: string): Promise<JobInWork | null> {
+    const spec = await this.store.spec(id);
+    if (spec === null) return null;
+    const { concurrency } = spec.limits;
+    const { maxConnections } = this.#agent;
+    if (concurrency > maxConnections) {
+      const remedy = 'raise the limit of open files (ulimit -n) of the workers, or run more of them';
+      this.logger.warn({ job: id, concurrency, maxConnections }, `fewer connections than the job may have: ${remedy}`);
+    }
+    return new JobInWork({
+      id,
+      spec,
+      sink: await this.#openSink(id, spec),
+      redis: this.#redis,
+      fetcher: this.#fetcher,
+      connectionsMax: this.#agent.maxConnections,
+      worker: this.id,
+      onPulseError: (error) => this.logger.error({ err: error, job: id }, 'progress could not be told'),
+    });
+  }
+
+  /** A sink that cannot be opened makes each file fail with its reason: the job tells, and never hangs. */
+  async #openSink(jobId: string, spec: JobSpec): Promise<Sink> {
+    try {
+      return await sinks[spec.sink.type].open(spec.sink, { dataDir: this.#dataDir, jobId, workerId: this.id });
+    } catch (error) {
+      if (!(error instanceof FetchError)) throw error;
+      this.logger.error({ err: error, job: jobId }, 'the sink cannot be opened');
+      return brokenSink(error);
+    }
+  }
+
+  async #beat(): Promise<void> {
+    const settled = this.#settledEnded + sum(this.#opened.values(), (job) => job.settled);
+    const now = performance.now();
+    const { living, missing } = await beat(this.#redis, {
+      id: this.id,
+      host: hostname(),
+      pid: process.pid,
+      startedAt: this.#startedAt,
+      pagesInWork: sum(this.#opened.values(), (job) => job.pagesInWork),
+      filesPerSecond: Math.round(((settled - this.#settledBefore) * 1000) / Math.max(1, now - this.#beatBefore)),
+      memoryBytes: process.memoryUsage.rss(),
+      place: this.#place,
+      consumer: this.#consumer.id,
+    });
+    this.#settledBefore = settled;
+    this.#beatBefore = now;
+    const dead = [...living, ...missing].filter((worker) => isDead(worker, this.#place));
+    this.alive = this.#ids(living);
+    if (dead.length === 0) return;
+    const jobs = await this.store.active();
+    for (const { id, consumer } of dead) {
+      this.logger.warn({ dead: id }, 'a worker died: its pages go to others');
+      await this.queue.unlock(consumer);
+      await leave(this.#redis, id, jobs);
+    }
+  }
+
+  #ids(living: readonly WorkerSign[]): ReadonlySet<string> {
+    return new Set(living.filter((worker) => !isDead(worker, this.#place)).map(({ id }) => id)).add(this.id);
+  }
+
+  /** Puts back hints that got lost. Part of correctness: everything that adds hints may be killed before it does. */
+  async #sweep(): Promise<void> {
+    for (const id of await this.store.active()) await this.queue.add(id, await this.store.todo(id));
+  }
+
+  #closeIdle(): void {
+    for (const [id, job] of this.#opened) {
+      if (job.pagesInWork > 0 || performance.now() - job.idleSince < JOB_IDLE_MS) continue;
+      this.#settledEnded += job.settled;
+      this.#opened.delete(id);
+      this.#jobs.delete(id);
+      job.sink.sweep(this.alive);
+      void job.close();
+    }
+  }
+
+  #try(work: Promise<void>): void {
+    work.catch((error: unknown) => this.logger.error({ err: error }, 'Redis did not do as asked'));
+  }
+}
+
+/** Starts a worker with the settings of this process. */
+export function startWorker(config: Config, redisUrl: string, logger: Logger): DownloadWorker {
+  return new DownloadWorker({ redisUrl, dataDir: config.dataDir, lockMs: config.pageLockMs, logger });
+}
+
+function sum<T>(of: Iterable<T>, number: (one: T) => number): number {
+  let total = 0;
+  for (const one of of) total += number(one);
+  return total;
+}

@@ -1,0 +1,541 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { packFailure, unpackFailure } from '../jobs/failures.ts';
+import { answerTo, isActive, pagesInFlightMax } from '../jobs/model.ts';
+import { FileTransfer, PageFiles } from '../jobs/page-files.ts';
+import type { Transfer, TransferOwner } from '../jobs/transfer.ts';
+import { walk } from '../jobs/walk.ts';
+import { FetchError } from '../src/errors.ts';
+import { retryDelayMs } from '../src/retry.ts';
+import type { Failure, JobSpec, JobState } from '../src/schemas.ts';
+import type { Found, PageWriter } from '../src/sinks/index.ts';
+import type { BadItem, GetListing, SourceFile } from '../src/sources/index.ts';
+import { jobSpec } from './helpers/job-spec.ts';
+
+// The states.
+
+const table = {
+  queued: { active: true, resume: 'done', delete: 'refused' },
+  running: { active: true, resume: 'done', delete: 'refused' },
+  paused: { active: true, resume: 'do', delete: 'refused' },
+  completed: { active: false, resume: 'refused', delete: 'do' },
+  completed_with_failures: { active: false, resume: 'refused', delete: 'do' },
+  failed: { active: false, resume: 'refused', delete: 'do' },
+  cancelled: { active: false, resume: 'refused', delete: 'do' },
+} as const satisfies Record<JobState, object>;
+
+for (const [name, answers] of Object.entries(table)) {
+  test(`a ${name} job: resume is "${answers.resume}", delete is "${answers.delete}"`, () => {
+    const state = name as JobState;
+    assert.equal(isActive(state), answers.active);
+    assert.equal(answerTo('resume', state), answers.resume);
+    assert.equal(answerTo('delete', state), answers.delete);
+  });
+}
+
+test('the pages in flight follow workers, concurrency and the size of pages, between 4 and 1024', () => {
+  assert.equal(pagesInFlightMax(1, 64, 1000), 4);
+  assert.equal(pagesInFlightMax(16, 64, 1000), 32);
+  assert.equal(pagesInFlightMax(16, 3, 1000), 6, 'no more workers than requests');
+  assert.equal(pagesInFlightMax(2, 1000, 1000), 4);
+  assert.equal(pagesInFlightMax(2, 1001, 1000), 5);
+  assert.equal(pagesInFlightMax(2, 64, 10), 26);
+  assert.equal(pagesInFlightMax(2, 64, 0), 256, 'an empty page');
+  assert.equal(pagesInFlightMax(2, 65_536, 1), 1024);
+});
+
+// Retries.
+
+const retry = { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000 };
+
+test('the ceiling of the delay doubles with each attempt, up to the longest one', () => {
+  const ceilings = [1, 2, 3, 4, 7, 8, 50, 2000].map((attempt) => retryDelayMs(retry, attempt, null, () => 1));
+  assert.deepEqual(ceilings, [300, 600, 1200, 2400, 19_200, 30_000, 30_000, 30_000]);
+});
+
+test('the delay is spread evenly between nothing and its ceiling', () => {
+  assert.equal(
+    retryDelayMs(retry, 3, null, () => 0),
+    0,
+  );
+  assert.equal(
+    retryDelayMs(retry, 3, null, () => 0.5),
+    600,
+  );
+  for (let attempt = 1; attempt < 20; attempt += 1) {
+    const delay = retryDelayMs(retry, attempt, null);
+    assert.ok(Number.isInteger(delay) && delay >= 0 && delay <= 30_000);
+  }
+});
+
+test('nobody comes back before the time that a Retry-After names, which is bounded', () => {
+  assert.equal(
+    retryDelayMs(retry, 1, 5000, () => 0),
+    5000,
+  );
+  assert.equal(
+    retryDelayMs(retry, 8, 5000, () => 1),
+    30_000,
+  );
+  assert.equal(
+    retryDelayMs(retry, 1, 0, () => 0.5),
+    150,
+  );
+  assert.equal(
+    retryDelayMs(retry, 1, 86_400_000, () => 0),
+    900_000,
+  );
+});
+
+// Failures as they are kept.
+
+const failure: Failure = {
+  name: 'a/ü/17.bin',
+  url: 'http://127.0.0.1:9/get/a/%C3%BC/17.bin',
+  reason: 'http_status',
+  statusCode: 404,
+  attempts: 3,
+  message: 'the server answered 404',
+  at: '2026-11-20T10:00:01.234Z',
+};
+
+test('a failure is unpacked as it was packed', () => {
+  const bare: Failure = { ...failure, url: null, statusCode: null, attempts: 0, message: '', name: '"\n\0' };
+  for (const one of [failure, bare]) assert.deepEqual(unpackFailure(packFailure(one)), one);
+});
+
+test('long messages are cut, and no half of a surrogate pair is kept', () => {
+  const cut = unpackFailure(packFailure({ ...failure, message: `${'x'.repeat(999)}😀${'y'.repeat(5000)}` }));
+  assert.equal(cut.message, `${'x'.repeat(999)}\uFFFD`);
+  const packed = packFailure({ ...failure, name: 'half \uD800', message: 'half \uDC00' });
+  assert.ok(!/\\ud[89a-f]/i.test(packed));
+  const { name, message } = unpackFailure(packed);
+  assert.deepEqual([name, message], ['half \uFFFD', 'half \uFFFD']);
+});
+
+// Walking a listing.
+
+/** A listing of pages, each a list of names; the token of page n > 0 is `…?next-marker=tn`. */
+function listing(pages: string[][], { fails = [] as number[], marker = (page: number) => `t${page}` } = {}) {
+  const asked: number[] = [];
+  const numbers = new Map(pages.map((_, page) => [marker(page), page]));
+  const get: GetListing = async (url) => {
+    const page = numbers.get(new URL(url).searchParams.get('next-marker') ?? marker(0)) ?? -1;
+    asked.push(page);
+    if (fails.includes(page)) throw new FetchError('http_status', 'the server answered 500', { statusCode: 500 });
+    const next = page + 1 < pages.length ? { NextMarker: marker(page + 1) } : {};
+    return { url, headers: {}, body: Buffer.from(JSON.stringify({ FileNames: pages[page], ...next })) };
+  };
+  return { get, asked };
+}
+
+const pagesOf = (count: number, names: number) =>
+  Array.from({ length: count }, (_, page) => Array.from({ length: names }, (_, index) => `${page}-${index}`));
+const first = ['http://127.0.0.1:9/list'];
+const token = (page: number) => `http://127.0.0.1:9/list?next-marker=t${page}`;
+const tokens = (count: number) => Array.from({ length: count }, (_, page) => (page === 0 ? first[0] : token(page)));
+const names = (items: readonly (SourceFile | BadItem)[]) => items.map(({ name }) => name);
+
+test('tiny pages are walked in one go until there are 1,000 names', async () => {
+  const { get, asked } = listing(pagesOf(500, 10));
+  const run = await walk(jobSpec(), first, true, get);
+  assert.deepEqual(run.tokens, tokens(100));
+  assert.deepEqual(names(run.items), pagesOf(100, 10).flat());
+  assert.equal(run.next, token(100));
+  assert.equal(asked.length, 100);
+});
+
+test('a walk ends with the listing', async () => {
+  const run = await walk(jobSpec(), first, true, listing(pagesOf(3, 10)).get);
+  assert.deepEqual([run.tokens, run.items.length, run.next], [tokens(3), 30, null]);
+});
+
+test('a page of 64 names or more is a run of its own, one of 63 is not', async () => {
+  assert.deepEqual((await walk(jobSpec(), first, true, listing(pagesOf(3, 64)).get)).tokens, tokens(1));
+  assert.deepEqual((await walk(jobSpec(), first, true, listing(pagesOf(3, 63)).get)).tokens, tokens(3));
+});
+
+test('no run has more than 256 pages, however empty they are', async () => {
+  const run = await walk(jobSpec(), first, true, listing(pagesOf(400, 0)).get);
+  assert.equal(run.tokens.length, 256);
+  assert.equal(run.next, token(256));
+});
+
+const longMarker = (page: number) => `${page}${'x'.repeat(10_000)}`;
+
+test('the tokens of a run have at most 64 KiB', async () => {
+  const run = await walk(jobSpec(), first, true, listing(pagesOf(50, 1), { marker: longMarker }).get);
+  assert.equal(run.tokens.length, 7);
+  assert.ok(run.tokens.join('').length <= 65_536);
+  assert.equal(new URL(run.next ?? '').searchParams.get('next-marker'), longMarker(7));
+});
+
+test('a later page that fails ends the run before it, and is the next one', async () => {
+  const run = await walk(jobSpec(), first, true, listing(pagesOf(9, 10), { fails: [4] }).get);
+  assert.deepEqual([run.tokens, run.items.length, run.next], [tokens(4), 40, token(4)]);
+});
+
+test('a first page that fails fails the walk', async () => {
+  const { get } = listing(pagesOf(9, 10), { fails: [0] });
+  await assert.rejects(walk(jobSpec(), first, true, get), { name: 'FetchError', reason: 'http_status' });
+});
+
+test('a run that is walked again lists its recorded tokens and ignores every "next" it hears', async () => {
+  const { get, asked } = listing(pagesOf(9, 10));
+  const run = await walk(jobSpec(), [token(2), token(7), token(3)], false, get);
+  assert.deepEqual(asked, [2, 7, 3]);
+  assert.deepEqual(
+    names(run.items),
+    [2, 7, 3].flatMap((page) => pagesOf(9, 10)[page] ?? []),
+  );
+  assert.deepEqual([run.tokens, run.next], [[token(2), token(7), token(3)], null]);
+});
+
+test('a run that is walked again fails with any of its pages', async () => {
+  const { get } = listing(pagesOf(9, 10), { fails: [7] });
+  await assert.rejects(walk(jobSpec(), [token(2), token(7), token(3)], false, get), { reason: 'http_status' });
+});
+
+// Transfers and the files of a page.
+
+const origin = 'http://127.0.0.1:9';
+const elsewhere = 'http://127.0.0.1:8';
+
+class Owner implements TransferOwner {
+  readonly spec: JobSpec;
+  readonly headers = ['authorization', 'Bearer x'];
+  readonly headersOrigin = origin;
+  ends = 0;
+  /** The delays of requests to be made again. */
+  readonly delays: number[] = [];
+
+  constructor(spec: JobSpec) {
+    this.spec = spec;
+  }
+
+  ended(): void {
+    this.ends += 1;
+  }
+
+  again(_transfer: Transfer, delayMs: number): void {
+    this.delays.push(delayMs);
+  }
+}
+
+class Writer implements PageWriter {
+  readonly stored = new Map<string, string>();
+  readonly there: ReadonlyMap<string, Found>;
+  error: FetchError | null = null;
+
+  constructor(there: Record<string, Found> = {}) {
+    this.there = new Map(Object.entries(there));
+  }
+
+  find(name: string): Found | null {
+    if (this.error !== null) throw this.error;
+    return this.there.get(name) ?? null;
+  }
+
+  put(name: string, body: Uint8Array): void {
+    if (this.error !== null) throw this.error;
+    this.stored.set(name, Buffer.from(body).toString());
+  }
+
+  open(): never {
+    throw new Error('no large bodies here');
+  }
+}
+
+const file = (name: string, more: Partial<SourceFile> = {}): SourceFile => ({
+  name,
+  origin,
+  path: `/get/${name}`,
+  sizeBytes: null,
+  ...more,
+});
+
+function page(
+  items: readonly (SourceFile | BadItem)[],
+  { spec = jobSpec(), there = {} }: { spec?: JobSpec; there?: Record<string, Found> } = {},
+) {
+  const owner = new Owner(spec);
+  const writer = new Writer(there);
+  return { owner, writer, files: new PageFiles(owner, writer, items) };
+}
+
+/** The next file of a page that needs a request. */
+function request(files: PageFiles): FileTransfer {
+  const next = files.next();
+  assert.ok(next instanceof FileTransfer);
+  return next;
+}
+
+const answer = (body: string) => ({ statusCode: 200, headers: {}, body: Buffer.from(body), bytes: body.length });
+const reset = () => new FetchError('connection', 'reset', { retryable: true });
+const counted = (files: PageFiles) =>
+  Object.fromEntries(Object.entries(files.counts()).filter(([, count]) => count > 0));
+const reasons = (files: PageFiles) =>
+  files.failures.map(unpackFailure).map(({ name, reason, attempts }) => [name, reason, attempts]);
+
+test('each file of a page is fetched, stored and counted, and then the page is done', async () => {
+  const { files, writer, owner } = page([file('a'), file('b')]);
+  assert.equal(files.waiting, 2);
+  const [a, b] = [request(files), request(files)];
+  assert.deepEqual([files.next(), files.waiting], [null, 0]);
+  b.onBody(answer('bb'));
+  assert.equal(files.settled, 1);
+  a.onBody(answer('a'));
+  await files.done;
+  assert.deepEqual(counted(files), { filesDownloaded: 2, bytesDownloaded: 3 });
+  assert.deepEqual(Object.fromEntries(writer.stored), { a: 'a', b: 'bb' });
+  assert.equal(owner.ends, 2);
+});
+
+test('a page without files is done at once', async () => {
+  const { files } = page([]);
+  assert.equal(files.next(), null);
+  await files.done;
+});
+
+test('the same name and URL again is fetched once and counted as often as it is listed', async () => {
+  const { files } = page([file('a'), file('b'), file('a'), file('a')]);
+  const [a, b] = [request(files), request(files)];
+  assert.equal(files.next(), null);
+  a.onBody(answer('a'));
+  b.onError(new FetchError('http_status', 'gone', { statusCode: 410 }));
+  await files.done;
+  assert.deepEqual(counted(files), {
+    filesDownloaded: 3,
+    bytesDownloaded: 1,
+    filesFailed: 1,
+    'reason:http_status': 1,
+  });
+});
+
+test('a file that is listed three times and fails is three failures', async () => {
+  const { files } = page([file('a'), file('a'), file('a')]);
+  request(files).onError(new FetchError('http_status', 'gone', { statusCode: 410 }));
+  await files.done;
+  assert.deepEqual(counted(files), { filesFailed: 3, 'reason:http_status': 3 });
+  assert.equal(files.failures.length, 3);
+});
+
+test('a name with two URLs is a conflict for each but the first, in any order', async () => {
+  const other = file('a', { path: '/get/other' });
+  const { files } = page([file('a'), other, file('a'), other, file('a', { origin: elsewhere })]);
+  request(files).onBody(answer('a'));
+  assert.equal(files.next(), null);
+  await files.done;
+  assert.deepEqual(counted(files), {
+    filesDownloaded: 2,
+    bytesDownloaded: 1,
+    filesFailed: 3,
+    'reason:name_conflict': 3,
+  });
+  assert.deepEqual(reasons(files)[0], ['a', 'name_conflict', 0]);
+});
+
+test('an item that is no file fails without a request', async () => {
+  const bad: BadItem = { name: '../x', url: null, bad: 'unsafe_name', message: 'the name has ".." as a part' };
+  const { files } = page([bad, bad]);
+  assert.equal(files.next(), null);
+  await files.done;
+  assert.deepEqual(counted(files), { filesFailed: 2, 'reason:unsafe_name': 2 });
+});
+
+const found = (whose: Found['whose'], sizeBytes: number): Record<string, Found> => ({ a: { whose, sizeBytes } });
+const existing: {
+  title: string;
+  existing: JobSpec['existing'];
+  there: Record<string, Found>;
+  listedBytes: number | null;
+  counts: Record<string, number> | 'fetched';
+}[] = [
+  { title: 'skip, not there', existing: 'skip', there: {}, listedBytes: 5, counts: 'fetched' },
+  {
+    title: 'skip, there before',
+    existing: 'skip',
+    there: found('theirs', 7),
+    listedBytes: null,
+    counts: { filesSkipped: 1 },
+  },
+  {
+    title: 'skip, of the listed size',
+    existing: 'skip',
+    there: found('theirs', 7),
+    listedBytes: 7,
+    counts: { filesSkipped: 1 },
+  },
+  { title: 'skip, of another size', existing: 'skip', there: found('theirs', 7), listedBytes: 8, counts: 'fetched' },
+  {
+    title: 'skip, stored by this job',
+    existing: 'skip',
+    there: found('ours', 7),
+    listedBytes: null,
+    counts: { filesDownloaded: 1, bytesDownloaded: 7 },
+  },
+  {
+    title: 'skip, stored by this job, of another size',
+    existing: 'skip',
+    there: found('ours', 7),
+    listedBytes: 8,
+    counts: 'fetched',
+  },
+  {
+    title: 'overwrite, there before',
+    existing: 'overwrite',
+    there: found('theirs', 7),
+    listedBytes: 7,
+    counts: 'fetched',
+  },
+  {
+    title: 'overwrite, stored by this job',
+    existing: 'overwrite',
+    there: found('ours', 7),
+    listedBytes: 7,
+    counts: { filesDownloaded: 1, bytesDownloaded: 7 },
+  },
+  {
+    title: 'overwrite, an empty file of this job',
+    existing: 'overwrite',
+    there: found('ours', 0),
+    listedBytes: null,
+    counts: { filesDownloaded: 1 },
+  },
+];
+
+for (const { title, there, listedBytes, counts, ...changes } of existing) {
+  test(`a file that may be there: ${title}`, async () => {
+    const { files } = page([file('a', { sizeBytes: listedBytes })], { spec: jobSpec(changes), there });
+    if (counts === 'fetched') {
+      assert.equal(request(files).sizeBytes, listedBytes);
+      return;
+    }
+    assert.equal(files.next(), null);
+    await files.done;
+    assert.deepEqual(counted(files), counts);
+  });
+}
+
+test('files that are there are settled in bounded portions, so that others get the event loop', () => {
+  const items = Array.from({ length: 1000 }, (_, index) => file(String(index)));
+  const there = Object.fromEntries(items.map(({ name }) => [name, { whose: 'theirs', sizeBytes: 1 } as const]));
+  const { files } = page(items, { there });
+  let portions = 0;
+  for (let next = files.next(); next !== null; next = files.next()) {
+    assert.equal(next, 'later');
+    portions += 1;
+  }
+  assert.equal(portions, 3);
+  assert.deepEqual(counted(files), { filesSkipped: 1000 });
+});
+
+test('a sink that cannot look or store makes the file fail, not the page', async () => {
+  const full = new FetchError('sink', 'ENOSPC: no space left on device');
+  const { files, writer } = page([file('a'), file('b')]);
+  const a = request(files);
+  writer.error = full;
+  a.onBody(answer('a'));
+  assert.equal(files.next(), null);
+  await files.done;
+  assert.deepEqual(counted(files), { filesFailed: 2, 'reason:sink': 2 });
+  assert.deepEqual(reasons(files), [
+    ['a', 'sink', 1],
+    ['b', 'sink', 0],
+  ]);
+});
+
+test('an abandoned page is done, begins nothing more and counts nothing that still comes in', async () => {
+  const { files, owner, writer } = page([file('a'), file('b'), file('c')]);
+  const [a, b] = [request(files), request(files)];
+  files.abandon();
+  await files.done;
+  assert.deepEqual([files.next(), files.waiting, files.abandoned], [null, 0, true]);
+  a.onBody(answer('a'));
+  b.onError(reset());
+  assert.deepEqual(counted(files), {});
+  assert.equal(writer.stored.size, 0);
+  assert.deepEqual([owner.ends, owner.delays], [2, []]);
+});
+
+test('a failed attempt is made again, as often as the job says, each time later', async () => {
+  const { files, owner } = page([file('a')], { spec: jobSpec({ retry: { attempts: 3, baseDelayMs: 1000 } }) });
+  const transfer = request(files);
+  transfer.onError(reset());
+  transfer.onError(new FetchError('http_status', '503', { retryable: true, statusCode: 503, retryAfterMs: 7000 }));
+  assert.ok(Number(owner.delays[0]) <= 1000);
+  assert.ok(Number(owner.delays[1]) >= 7000, 'Retry-After is obeyed');
+  assert.equal(files.settled, 0);
+  transfer.onError(reset());
+  await files.done;
+  assert.equal(owner.delays.length, 2);
+  assert.equal(owner.ends, 3);
+  assert.deepEqual(counted(files), { filesFailed: 1, requestsRetried: 2, 'reason:connection': 1 });
+  assert.deepEqual(reasons(files), [['a', 'connection', 3]]);
+});
+
+test('what cannot help is not made again', async () => {
+  const { files, owner } = page([file('a')]);
+  request(files).onError(new FetchError('http_status', 'the server answered 404', { statusCode: 404 }));
+  await files.done;
+  assert.deepEqual(owner.delays, []);
+  assert.deepEqual(reasons(files), [['a', 'http_status', 1]]);
+});
+
+test('a reset on a kept connection costs no attempt and no time, but only once an attempt', async () => {
+  const { files, owner } = page([file('a')], { spec: jobSpec({ retry: { attempts: 2, baseDelayMs: 1 } }) });
+  const stale = new FetchError('connection', 'reset', { retryable: true, stale: true });
+  const transfer = request(files);
+  transfer.onError(stale);
+  assert.deepEqual([transfer.attempts, owner.delays, counted(files)], [1, [0], {}]);
+  transfer.onError(stale);
+  assert.deepEqual([transfer.attempts, counted(files)], [2, { requestsRetried: 1 }]);
+  transfer.onError(stale);
+  assert.equal(transfer.attempts, 2);
+  transfer.onError(stale);
+  await files.done;
+  assert.deepEqual(reasons(files), [['a', 'connection', 2]]);
+});
+
+test('five redirects are followed, the sixth fails', async () => {
+  const { files, owner } = page([file('a')]);
+  const transfer = request(files);
+  for (let hop = 1; hop <= 5; hop += 1) {
+    transfer.onRedirect(`${origin}/hop/${hop}?q=%20`);
+    assert.deepEqual([transfer.origin, transfer.path], [origin, `/hop/${hop}?q=%20`]);
+  }
+  assert.deepEqual(owner.delays, [0, 0, 0, 0, 0]);
+  transfer.onRedirect(`${origin}/hop/6`);
+  await files.done;
+  assert.deepEqual(reasons(files), [['a', 'too_many_redirects', 1]]);
+  assert.equal(owner.ends, 6);
+});
+
+test('a retry begins again at the first URL, with all its redirects', async () => {
+  const { files } = page([file('a')]);
+  const transfer = request(files);
+  for (let round = 0; round < 2; round += 1) {
+    for (let hop = 1; hop <= 5; hop += 1) transfer.onRedirect(`${elsewhere}/hop/${hop}`);
+    transfer.onError(reset());
+    assert.deepEqual([transfer.origin, transfer.path], [origin, '/get/a']);
+    assert.deepEqual(transfer.headers, ['authorization', 'Bearer x']);
+  }
+  transfer.onBody(answer('a'));
+  await files.done;
+  assert.deepEqual(counted(files), { filesDownloaded: 1, bytesDownloaded: 1, requestsRetried: 2 });
+});
+
+test("the job's headers go to the source's origin alone, and not any more once a redirect has left it", () => {
+  const { files } = page([file('a'), file('b', { origin: elsewhere })]);
+  const [a, b] = [request(files), request(files)];
+  assert.deepEqual(a.headers, ['authorization', 'Bearer x']);
+  a.onRedirect(`${origin}/x`);
+  assert.deepEqual(a.headers, ['authorization', 'Bearer x']);
+  a.onRedirect(`${elsewhere}/x`);
+  assert.deepEqual(a.headers, []);
+  a.onRedirect(`${origin}/y`);
+  assert.deepEqual(a.headers, [], 'the way back leads where another origin chose');
+  assert.deepEqual(b.headers, []);
+  b.onRedirect(`${origin}/x`);
+  assert.deepEqual(b.headers, []);
+});
