@@ -1,0 +1,107 @@
+/** Every error answer of the API, from one place: application/problem+json (RFC 9457). */
+import { STATUS_CODES } from 'node:http';
+import type { Socket } from 'node:net';
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
+import { Problem, problems, type FieldError, type ProblemKind } from '../src/errors.ts';
+import { ref } from '../src/schemas.ts';
+import { fieldErrors } from './validation.ts';
+
+const mediaType = 'application/problem+json';
+const retryAfterSeconds = 1;
+
+const meanings: Record<ProblemKind, string> = {
+  bad_request: 'Something in the request is not as it must be; `errors` names each field.',
+  unauthorized: 'No bearer token, or a wrong one.',
+  not_found: 'There is no such job or route.',
+  not_acceptable: 'None of the media types in `Accept` is offered.',
+  conflict: "The job's state, or an active job's sink path, does not allow it.",
+  body_too_large: 'The body is larger than 10 MB.',
+  unsupported_media_type: 'The body is not declared as application/json.',
+  idempotency_conflict: 'The Idempotency-Key was used before, with another body.',
+  internal: 'The service made an error; its log says more.',
+  unavailable: 'Redis does not answer; try again.',
+};
+
+/** The problems that any call may answer, and `more`, as the `response` part of a route's schema. */
+export function problemAnswers(...more: ProblemKind[]): object {
+  const kinds: ProblemKind[] = ['bad_request', 'unauthorized', ...more, 'internal', 'unavailable'];
+  return Object.assign({}, ...kinds.map(problemAnswer)) as object;
+}
+
+/** One problem, as the `response` part of a route's schema. */
+export function problemAnswer(kind: ProblemKind): object {
+  const { status, title } = problems[kind];
+  const description = meanings[kind];
+  const example = { type: 'about:blank', title, status, detail: description };
+  return { [status]: { description, content: { [mediaType]: { schema: ref('Problem'), example } } } };
+}
+
+/** Answers whatever a hook, a parser, a validator or a handler threw. Logs what nobody foresaw, once. */
+export function answerError(error: FastifyError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const problem = toProblem(error);
+  if (problem.kind === 'internal') {
+    request.log.error({ err: error, method: request.method, route: request.routeOptions.url }, 'a request failed');
+  }
+  if (problem.kind === 'unavailable') void reply.header('retry-after', retryAfterSeconds);
+  // RFC 6750, section 3
+  if (problem.kind === 'unauthorized') void reply.header('www-authenticate', 'Bearer realm="gigafetch"');
+  // As text: whatever schema a route has for this status does not apply.
+  return reply.code(problems[problem.kind].status).header('content-type', mediaType).send(bodyOf(problem));
+}
+
+/** Answers a request that no route takes. */
+export function answerNotFound(request: FastifyRequest): never {
+  throw new Problem(
+    'not_found',
+    `there is no ${request.method} ${request.url.split('?', 1)[0]}; /docs shows what there is`,
+  );
+}
+
+/** Answers bytes that are no HTTP request, or one with too large a head or too slow; then hangs up. */
+export function answerBrokenRequest(error: Error & { code?: string }, socket: Socket): void {
+  if (!socket.writable || error.code === 'ECONNRESET') {
+    socket.destroy();
+    return;
+  }
+  const status = error.code === 'HPE_HEADER_OVERFLOW' ? 431 : error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400;
+  const title = STATUS_CODES[status] ?? '';
+  const body = JSON.stringify({ type: 'about:blank', title, status, detail: 'this is not a whole HTTP request' });
+  const head = [
+    `HTTP/1.1 ${status} ${title}`,
+    `content-type: ${mediaType}`,
+    `content-length: ${body.length}`,
+    'connection: close',
+  ];
+  socket.end([...head, '', body].join('\r\n'));
+}
+
+function toProblem(error: FastifyError): Problem {
+  if (error instanceof Problem) return error;
+  if (error.validation !== undefined) {
+    // What is not a UUID names no job.
+    if (error.validationContext === 'params') return new Problem('not_found', 'there is no such job');
+    return badRequest(fieldErrors(error.validation as Parameters<typeof fieldErrors>[0]));
+  }
+  const status = error.statusCode ?? 500;
+  if (status === 413) return new Problem('body_too_large', 'the body is larger than 10 MB');
+  if (status === 415) return new Problem('unsupported_media_type', 'send JSON with "content-type: application/json"');
+  if (status >= 400 && status < 500) return new Problem('bad_request', error.message);
+  return new Problem('internal', meanings.internal);
+}
+
+/** A Problem for the fields that are wrong. */
+export function badRequest(errors: readonly FieldError[]): Problem {
+  const [first] = errors;
+  if (first === undefined) return new Problem('bad_request', meanings.bad_request);
+  const more = errors.length === 1 ? '' : ` (${errors.length - 1} more in errors)`;
+  return new Problem(
+    'bad_request',
+    `${first.pointer === '' ? 'the body' : first.pointer} ${first.detail}${more}`,
+    errors,
+  );
+}
+
+function bodyOf({ kind, message, errors }: Problem): string {
+  const { status, title } = problems[kind];
+  return JSON.stringify({ type: 'about:blank', title, status, detail: message, errors });
+}

@@ -1,0 +1,56 @@
+/** The API's process: one of the service's roles. */
+import { BlockList } from 'node:net';
+import { createJobService } from '../jobs/service.ts';
+import { buildApp } from './app.ts';
+import { readConfig, type Config } from './config.ts';
+import { StartError, systemCode } from './errors.ts';
+import { createLogger } from './log.ts';
+import { announceReady, requireRedisUrl, runRole } from './process.ts';
+
+const loopback = new BlockList();
+loopback.addSubnet('127.0.0.0', 8);
+loopback.addAddress('::1', 'ipv6');
+
+/**
+ * Starts the API: it listens when this resolves; `close` lets open requests finish. Throws StartError: the settings, or
+ * an address that cannot be listened on. Whether Redis answers does not matter here: /readyz tells.
+ */
+async function startApi(): Promise<{ close(): Promise<void> }> {
+  const config = readConfig(process.env);
+  refuseOpenDoor(config);
+  const logger = createLogger(config, 'api');
+  const service = createJobService({ redisUrl: requireRedisUrl(config), logger });
+  const app = buildApp({ config, service, logger });
+  const close = async (): Promise<void> => {
+    await app.close();
+    await service.close();
+  };
+  try {
+    announceReady(await app.listen({ host: config.host, port: config.port }));
+  } catch (error) {
+    await close();
+    throw explained(error, config);
+  }
+  return { close };
+}
+
+function refuseOpenDoor({ host, apiTokens, allowAnonymous }: Config): void {
+  const local = host === 'localhost' || loopback.check(host) || loopback.check(host, 'ipv6');
+  if (local || apiTokens.length > 0 || allowAnonymous) return;
+  throw new StartError(
+    `HOST is ${host}, which others may reach: set API_TOKENS, or ALLOW_ANONYMOUS=true to let in everybody`,
+  );
+}
+
+function explained(error: unknown, { host, port }: Config): unknown {
+  const reasons: Record<string, string> = {
+    EADDRINUSE: 'something listens there already; set another PORT',
+    EACCES: 'this user may not listen there; set a PORT above 1023',
+    EADDRNOTAVAIL: 'this machine has no such address; set another HOST',
+    ENOTFOUND: 'there is no such host; set another HOST',
+  };
+  const reason = reasons[systemCode(error) ?? ''];
+  return reason === undefined ? error : new StartError(`HOST ${host}, PORT ${port}: ${reason}`);
+}
+
+await runRole(startApi);

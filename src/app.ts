@@ -1,0 +1,142 @@
+/** The API as a Fastify application: everything but the process around it. */
+import { maxHeaderSize } from 'node:http';
+import { fastifyAccepts } from '@fastify/accepts';
+import { fastifySwagger } from '@fastify/swagger';
+import { fastifySwaggerUi } from '@fastify/swagger-ui';
+import { fastify, LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import manifest from '../package.json' with { type: 'json' };
+import { bearerAuth } from '../routes/auth.ts';
+import { failureRoutes } from '../routes/failures.ts';
+import { healthRoutes } from '../routes/health.ts';
+import { jobRoutes } from '../routes/jobs.ts';
+import type { RouteOptions } from '../routes/parts.ts';
+import { answerBrokenRequest, answerError, answerNotFound } from '../routes/problems.ts';
+import { requestValidators } from '../routes/validation.ts';
+import { workerRoutes } from '../routes/workers.ts';
+import type { Config } from './config.ts';
+import { Problem } from './errors.ts';
+import { FailureSchema, JobRequestSchema, JobSchema, ProblemSchema, WorkerInfoSchema } from './schemas.ts';
+
+const bodyBytesMax = 10 * 1024 * 1024;
+const shared = [JobRequestSchema, JobSchema, FailureSchema, WorkerInfoSchema, ProblemSchema];
+
+export interface AppOptions extends RouteOptions {
+  readonly config: Pick<Config, 'apiTokens'>;
+  readonly logger: FastifyBaseLogger;
+}
+
+/**
+ * Builds the API; it does not listen yet. It keeps nothing that another API process on the same Redis would need.
+ * `close` ends open streams, lets other answers finish and does not close `service`.
+ */
+export function buildApp({ config, service, logger }: AppOptions): FastifyInstance {
+  const app: FastifyInstance = fastify({
+    loggerInstance: logger,
+    // What is polled several times a second would fill a log with nothing else.
+    logController: new LogController({ disableRequestLogging: true }),
+    bodyLimit: bodyBytesMax,
+    // A longer id is as unknown as any: Node's bound on a request's head is the only one.
+    routerOptions: { maxParamLength: maxHeaderSize },
+    // Fastify's own answer while it closes is no application/problem+json: see below.
+    return503OnClosing: false,
+    clientErrorHandler: answerBrokenRequest,
+    frameworkErrors: (error, request, reply) => void answerError(error, request, reply),
+  });
+  refuseWhileClosing(app);
+  app.addHook('onRequest', bearerAuth(config.apiTokens));
+  app.setErrorHandler(answerError);
+  app.setNotFoundHandler(answerNotFound);
+  app.setValidatorCompiler(requestValidators([JobRequestSchema]));
+  for (const schema of shared) app.addSchema(schema);
+  parseBodies(app);
+  void app.register(fastifyAccepts);
+  describe(app);
+  void app.register(jobRoutes, { service });
+  void app.register(failureRoutes, { service });
+  void app.register(workerRoutes, { service });
+  void app.register(healthRoutes, { service });
+  return app;
+}
+
+function refuseWhileClosing(app: FastifyInstance): void {
+  let closing = false;
+  app.addHook('preClose', async () => {
+    closing = true;
+  });
+  app.addHook('onRequest', async () => {
+    if (closing) throw new Problem('unavailable', 'this API process is about to end');
+  });
+  // A connection that was busy when idle ones were closed would be kept open for the client's next request.
+  app.addHook('onSend', async (_request, reply) => {
+    if (closing) void reply.header('connection', 'close');
+  });
+}
+
+/** JSON, or nothing at all, whatever it is declared as: calls without a body are made in many ways. */
+function parseBodies(app: FastifyInstance): void {
+  const parseJson = app.getDefaultJsonParser('error', 'error');
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser<string>('application/json', { parseAs: 'string' }, (request, body, done) => {
+    if (body === '') done(null);
+    else void parseJson(request, body, done);
+  });
+  app.addContentTypeParser('*', async ({ headers }: { headers: Record<string, unknown> }) => {
+    if (headers['content-length'] !== '0')
+      throw new Problem('unsupported_media_type', 'send JSON with "content-type: application/json"');
+  });
+}
+
+/** The OpenAPI document and Swagger UI. */
+function describe(app: FastifyInstance): void {
+  void app.register(fastifySwagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'Gigafetch',
+        version: manifest.version,
+        description:
+          'Downloads very many small files and loses none. A job names a listing and a sink; the service walks the ' +
+          'listing page by page, fetches every file with as many workers as there are, and says at every moment how ' +
+          'far it is.',
+        license: { name: 'MIT', identifier: 'MIT' },
+      },
+      servers: [{ url: '/', description: 'This service.' }],
+      tags: [
+        { name: 'jobs', description: 'Order downloads, and see how far they are.' },
+        { name: 'workers', description: 'The processes that download.' },
+        { name: 'health', description: 'For container platforms.' },
+      ],
+      security: [{ bearer: [] }],
+      components: {
+        securitySchemes: {
+          bearer: { type: 'http', scheme: 'bearer', description: 'One of API_TOKENS, where those are set.' },
+        },
+      },
+    },
+    refResolver: {
+      buildLocalReference: ({ $id }, _base, _fragment, index) => (typeof $id === 'string' ? $id : `def-${index}`),
+    },
+    transformObject: (document) =>
+      'openapiObject' in document ? withoutDiscriminators(document.openapiObject) : document.swaggerObject,
+  });
+  void app.register(fastifySwaggerUi, { routePrefix: '/docs' });
+  void app.register(async (app) => {
+    app.get('/openapi.json', { schema: { hide: true } }, () => app.swagger());
+  });
+}
+
+/**
+ * The document without ajv's `discriminator`, which goes by inline schemas as OpenAPI's does not; `const` says the same
+ * there. What has one branch alone is shown as that branch.
+ */
+function withoutDiscriminators<T>(document: T): T {
+  const text = JSON.stringify(document, (_key, value: unknown) => {
+    // Fastify wants the names of headers in lower case.
+    if (value === 'idempotency-key') return 'Idempotency-Key';
+    if (typeof value !== 'object' || value === null || !('discriminator' in value)) return value;
+    const { discriminator: _, oneOf, description, ...rest } = value as Record<string, unknown>;
+    const [branch, ...others] = oneOf as object[];
+    return others.length === 0 ? { ...branch, description } : { ...rest, description, oneOf };
+  });
+  return JSON.parse(text) as T;
+}
