@@ -1,0 +1,127 @@
+import { execFileSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+
+/** What all processes of one role used while they were watched. */
+export interface RoleFigures {
+  processes: number;
+  /** Processor time, user and system, of all of them together, also of those that have ended. */
+  cpuMs: number;
+  /** The largest resident memory that one of them ever had (VmHWM). */
+  peakBytes: number;
+}
+
+interface Seen {
+  role: string;
+  pid: number;
+  alive: boolean;
+  /** The processor time before the watch began. */
+  firstMs: number;
+  lastMs: number;
+  peakBytes: number;
+}
+
+interface Stat {
+  pid: number;
+  parent: number;
+  /** Together with the pid unique since boot: the kernel gives pids again. */
+  startedAt: string;
+  cpuMs: number;
+}
+
+/**
+ * Watches processes and all their descendants through /proc (proc(5)), so on Linux only. Figures of a process that ends
+ * are those of the last sample before: take one before killing anything.
+ */
+export class ProcessWatch {
+  readonly #roots: readonly number[];
+  readonly #roleOf: (commandLine: string) => string;
+  readonly #seen = new Map<string, Seen>();
+  readonly #tickMs = 1000 / Number(execFileSync('getconf', ['CLK_TCK'], { encoding: 'utf8' }));
+  readonly #timer: NodeJS.Timeout;
+
+  /** Starts watching. `roleOf` names the role of a process by its command line, arguments divided by spaces. */
+  constructor(roots: readonly number[], roleOf: (commandLine: string) => string, everyMs = 200) {
+    this.#roots = roots;
+    this.#roleOf = roleOf;
+    this.sample(true);
+    this.#timer = setInterval(() => this.sample(), everyMs);
+  }
+
+  /** Reads all figures now. `first`: processor time used so far does not count. */
+  sample(first = false): void {
+    for (const seen of this.#seen.values()) seen.alive = false;
+    for (const stat of this.#family()) {
+      const key = `${stat.pid} ${stat.startedAt}`;
+      const peakBytes = readPeakBytes(stat.pid);
+      const role = this.#roleOf(readCommandLine(stat.pid));
+      const before = this.#seen.get(key);
+      // A process that just began still shows its parent's command line, one that just ended shows none.
+      if (before && role !== '') before.role = role;
+      if (before)
+        Object.assign(before, { alive: true, lastMs: stat.cpuMs, peakBytes: Math.max(peakBytes, before.peakBytes) });
+      else {
+        const firstMs = first ? stat.cpuMs : 0;
+        this.#seen.set(key, { role, pid: stat.pid, alive: true, firstMs, lastMs: stat.cpuMs, peakBytes });
+      }
+    }
+  }
+
+  /** The processes of a role that were there at the last sample. */
+  alive(role: string): number[] {
+    return [...this.#seen.values()].filter((seen) => seen.alive && seen.role === role).map((seen) => seen.pid);
+  }
+
+  /** Ends the watch; the figures by role. */
+  stop(): Record<string, RoleFigures> {
+    clearInterval(this.#timer);
+    this.sample();
+    const roles: Record<string, RoleFigures> = {};
+    for (const seen of this.#seen.values()) {
+      const figures = (roles[seen.role] ??= { processes: 0, cpuMs: 0, peakBytes: 0 });
+      figures.processes += 1;
+      figures.cpuMs += seen.lastMs - seen.firstMs;
+      figures.peakBytes = Math.max(figures.peakBytes, seen.peakBytes);
+    }
+    return roles;
+  }
+
+  #family(): Stat[] {
+    const children = new Map<number, Stat[]>();
+    const family: Stat[] = [];
+    for (const entry of readdirSync('/proc')) {
+      const stat = /^\d+$/.test(entry) ? this.#readStat(Number(entry)) : null;
+      if (!stat) continue;
+      if (this.#roots.includes(stat.pid)) family.push(stat);
+      else children.set(stat.parent, [...(children.get(stat.parent) ?? []), stat]);
+    }
+    // Grows while it is walked: that takes in the children's children.
+    for (const { pid } of family) family.push(...(children.get(pid) ?? []));
+    return family;
+  }
+
+  #readStat(pid: number): Stat | null {
+    const text = read(`/proc/${pid}/stat`);
+    // The second field is the program's name in parentheses, which may hold anything.
+    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+    if (text === '') return null;
+    const cpuMs = (Number(fields[11]) + Number(fields[12])) * this.#tickMs;
+    return { pid, parent: Number(fields[1]), startedAt: fields[19] ?? '', cpuMs };
+  }
+}
+
+function readPeakBytes(pid: number): number {
+  return Number(/^VmHWM:\s*(\d+) kB$/m.exec(read(`/proc/${pid}/status`))?.[1] ?? 0) * 1024;
+}
+
+function readCommandLine(pid: number): string {
+  return read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ');
+}
+
+/** A file of /proc, or nothing where the process has just ended. */
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
