@@ -1,0 +1,78 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { after, before, test } from 'node:test';
+import manifest from '../package.json' with { type: 'json' };
+import { startDemoServer, type DemoServer } from '../src/demo/server.ts';
+import { TestService } from './helpers/service.ts';
+
+const root = new URL('../', import.meta.url);
+const readme = readFileSync(new URL('README.md', root), 'utf8');
+const commands = [...readme.matchAll(/^```sh\n([^]*?)^```$/gm)].flatMap(([, block = '']) => oneByOne(block));
+
+/** A block's commands: a line that is not indented, or a `}'`, begins or ends one. */
+function oneByOne(block: string): string[] {
+  const found: string[] = [];
+  for (const line of block.trimEnd().split('\n')) {
+    if (/^(curl|npm) /.test(line)) found.push(line);
+    else found.push(`${found.pop() ?? ''}\n${line}`);
+  }
+  return found;
+}
+
+const service = new TestService();
+let files: DemoServer;
+before(async () => {
+  await service.start();
+  files = await startDemoServer({ files: 3_000, port: 0 });
+});
+after(async () => {
+  await files.close();
+  assert.equal(await service.stop(), 0);
+});
+
+test('every npm script that the README names is there, and CI runs those that end by themselves', () => {
+  const ci = readFileSync(new URL('.ci/run', root), 'utf8');
+  for (const [, script = ''] of readme.matchAll(/`?npm (?:run )?([a-z:]+)/g)) {
+    assert.ok(script in manifest.scripts, script);
+  }
+  for (const command of commands.filter((each) => each.startsWith('npm') && each !== 'npm run demo')) {
+    assert.ok(ci.includes(command), command);
+  }
+});
+
+const curls = commands.filter((command) => command.startsWith('curl'));
+const curlIsThere = spawnSync('curl', ['--version']).status === 0;
+
+test(
+  'every curl command of the README does what it says',
+  { skip: curlIsThere ? false : 'curl is not there' },
+  async () => {
+    let id = '';
+    const answers: string[] = [];
+    for (const command of curls) {
+      const here = command
+        .replaceAll('http://127.0.0.1:3000', service.url)
+        .replaceAll('http://127.0.0.1:3900', files.url);
+      // Not at its end yet: it is the last command that needs it to be.
+      if (here.includes('DELETE')) await service.ended(id);
+      const run = spawnSync('sh', ['-c', here], { encoding: 'utf8', env: { ...process.env, ID: id } });
+      assert.equal(run.status, 0, here + run.stderr);
+      answers.push(run.stdout);
+      if (id === '' && run.stdout !== '') id = (JSON.parse(run.stdout) as { id: string }).id;
+    }
+    const json = answers.map((text) => (text.startsWith('{') ? (JSON.parse(text) as Record<string, unknown>) : {}));
+    const [first, second, list, job, workers, resume, failures] = json;
+    assert.match(String(first?.['state']), /^(queued|running)$/);
+    assert.equal(second?.['name'], 'the same, all said');
+    assert.ok(Array.isArray(list?.['jobs']) && list['jobs'].length === 2);
+    assert.equal(job?.['id'], id);
+    assert.ok(Array.isArray(workers?.['workers']));
+    assert.ok(resume?.['status'] === 409 || resume?.['id'] === id);
+    assert.deepEqual(failures?.['failures'], []);
+    const [lines, table, gone] = answers.slice(7);
+    assert.equal(lines, '');
+    assert.match(table ?? '', /^name,url,reason/);
+    assert.equal(gone, '');
+  },
+);
