@@ -53,7 +53,7 @@ export function statusError(statusCode: number, headers: AnswerHeaders): FetchEr
 }
 
 /** Retry-After (RFC 9110 section 10.2.3), seconds or a date, in milliseconds from `nowMs`; null: none or neither. */
-export function readRetryAfter(headers: AnswerHeaders, nowMs: number): number | null {
+function readRetryAfter(headers: AnswerHeaders, nowMs: number): number | null {
   const value = headers['retry-after'];
   if (typeof value !== 'string') return null;
   if (/^\d{1,10}$/.test(value)) return Number(value) * 1000;
