@@ -22,7 +22,6 @@ export class JobInWork implements TransferOwner {
   readonly headersOrigin: string;
   readonly #redis: Redis;
   readonly #fetcher: Fetcher;
-  readonly #connectionsMax: number;
   readonly #worker: string;
   readonly #attempts = new Set<Attempt>();
   /** Requests to be made before any further file: listings, redirects, retries. */
@@ -51,7 +50,6 @@ export class JobInWork implements TransferOwner {
     sink: Sink;
     redis: Redis;
     fetcher: Fetcher;
-    connectionsMax: number;
     worker: string;
     onPulseError: (error: unknown) => void;
   }) {
@@ -62,7 +60,6 @@ export class JobInWork implements TransferOwner {
     this.headersOrigin = new URL(parts.spec.source.url).origin;
     this.#redis = parts.redis;
     this.#fetcher = parts.fetcher;
-    this.#connectionsMax = parts.connectionsMax;
     this.#worker = parts.worker;
     this.#onPulseError = parts.onPulseError;
   }
@@ -142,7 +139,7 @@ export class JobInWork implements TransferOwner {
   /** Starts as many requests as there are and as may be. */
   pump(): void {
     const limit = performance.now() < this.#grantedUntil ? this.#granted : 0;
-    while (this.#inFlight.size < limit && !this.#closed) {
+    while (this.#inFlight.size < limit && this.#fetcher.hasRoom && !this.#closed) {
       if (this.spec.limits.requestsPerSecond > 0 && !this.#startIsDue()) return;
       const transfer = this.#next();
       if (transfer === null) return;
@@ -183,7 +180,7 @@ export class JobInWork implements TransferOwner {
 
   /** Whether a request may start now; a slot is used up only where there is something to start. */
   #startIsDue(): boolean {
-    if (this.#wanted() === this.#inFlight.size) return false;
+    if (this.#ready.length === 0 && this.#sum((files) => files.waiting) === 0) return false;
     const now = performance.now();
     if (this.#starts.take(now)) return true;
     const next = this.#starts.next();
@@ -196,9 +193,11 @@ export class JobInWork implements TransferOwner {
     return false;
   }
 
-  /** Requests that would be in flight if there were no limit. */
+  /** Requests that would be in flight if there were no limit; a page that is about to be listed wants one too. */
   #wanted(): number {
-    return this.#inFlight.size + this.#ready.length + this.#sum((files) => files.waiting);
+    let unlisted = 0;
+    for (const { files } of this.#attempts) if (files === null) unlisted += 1;
+    return this.#inFlight.size + Math.max(unlisted, this.#ready.length) + this.#sum((files) => files.waiting);
   }
 
   #sum(of: (files: PageFiles) => number): number {
@@ -251,7 +250,7 @@ export class JobInWork implements TransferOwner {
     const asked = performance.now();
     // A lease that has lapsed may be others' by now: first all tell what they have in flight.
     const lapsed = asked > this.#grantedUntil && inFlight > 0;
-    const wanted = lapsed ? inFlight : Math.min(this.#wanted() + this.#unlisted(), this.#connectionsMax);
+    const wanted = this.#closed ? 0 : lapsed ? inFlight : Math.min(this.#wanted(), this.#fetcher.maxInFlight);
     const soon = Math.ceil((startsPerSecond * (PULSE_MS + 50)) / 1000);
     // What is not claimed now may be others' before the answer is here.
     this.#granted = Math.min(this.#granted, inFlight);
@@ -277,12 +276,5 @@ export class JobInWork implements TransferOwner {
       const moved = answer.state !== 'running' || answer.epoch !== attempt.epoch || lost.has(attempt.seq);
       if (moved && this.#attempts.has(attempt)) attempt.stop.abort('moved' satisfies StopReason);
     }
-  }
-
-  /** Pages that are about to be listed want a request each. */
-  #unlisted(): number {
-    let count = 0;
-    for (const { files } of this.#attempts) if (files === null) count += 1;
-    return Math.max(0, count - this.#ready.length);
   }
 }

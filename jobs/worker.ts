@@ -121,7 +121,6 @@ export class DownloadWorker {
       sink: await this.#openSink(id, spec),
       redis: this.#redis,
       fetcher: this.#fetcher,
-      connectionsMax: this.#agent.maxConnections,
       worker: this.id,
       onPulseError: (error) => this.logger.error({ err: error, job: id }, 'progress could not be told'),
     });

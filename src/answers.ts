@@ -97,6 +97,6 @@ const notHttp = new Set(['HTTPParserError', 'HeadersOverflowError', 'ResponseCon
 function describe(error: Error): string {
   if (notHttp.has(error.name)) return `the answer is not HTTP as it should be: ${error.message}`;
   // One for each address of the host, and no message of its own.
-  if (error instanceof AggregateError) return [...new Set(error.errors.map(String))].join('; ');
+  if (error instanceof AggregateError) return error.errors.map((each: Error) => each.message).join('; ');
   return error.message === '' ? (systemCode(error) ?? error.name) : error.message;
 }

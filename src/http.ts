@@ -104,6 +104,8 @@ export class HttpAgent {
 
   /** Gives back a connection whose exchange ended whole. */
   release(connection: Connection): void {
+    // It closed while the body was still being decoded: nothing would ever tell to forget it.
+    if (connection.socket === null) return this.drop(connection);
     connection.idleSince = ++this.#releases;
     const stack = this.#idle.get(connection.origin);
     if (stack === undefined) this.#idle.set(connection.origin, [connection]);

@@ -95,7 +95,12 @@ async function runAll(
   const mark = `--supervised-in=${stateDir}`;
   await leftoversGone(mark, logger, ending.soft);
   const redis = config.redisUrl === null ? await keepRedis(stateDir, logger, ending.soft) : null;
-  const environment = { ...process.env, REDIS_URL: redis?.url ?? config.redisUrl ?? '' };
+  const environment = {
+    // Name look-ups and decoding share these threads; the system's own four are soon all waiting for a slow resolver.
+    UV_THREADPOOL_SIZE: '16',
+    ...process.env,
+    REDIS_URL: redis?.url ?? config.redisUrl ?? '',
+  };
   const keep = (role: string, script: string): Promise<void> =>
     keepAlive(() => runChild(fork(script, [mark], { env: environment }), role, logger, ending), ending.soft);
   const workers = Array.from({ length: config.workers }, () => keep('worker', scripts.worker));

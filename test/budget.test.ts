@@ -202,6 +202,8 @@ test('a worker that gives its share back does not use it while the answer is on 
   };
   const started: FetchHandler[] = [];
   const fetcher = {
+    hasRoom: true,
+    maxInFlight: 100,
     start: (_: unknown, handler: FetchHandler) => {
       started.push(handler);
       return { abort: (error: FetchError) => handler.onError(error) };
@@ -214,7 +216,6 @@ test('a worker that gives its share back does not use it while the answer is on 
     sink: { page: () => writer, sweep: () => {}, close: () => {} },
     redis: slow,
     fetcher: fetcher as unknown as Fetcher,
-    connectionsMax: 100,
     worker: 'me',
     onPulseError: (error) => assert.fail(String(error)),
   });

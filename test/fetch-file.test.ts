@@ -655,6 +655,18 @@ test('a connection that the server closed while idle is replaced without an erro
   await restless.stop();
 });
 
+test('connections that close after each answer leave nothing behind', async () => {
+  const closing = await startFileServer();
+  closing.fault(/./, { close: true, codings: ['gzip'] });
+  const mine = new HttpAgent();
+  const usual = fetcher;
+  fetcher = new Fetcher(mine);
+  await Promise.all(Array.from({ length: 50 }, () => get(file, { origin: closing.origin })));
+  while (mine.connections > 0) await turn();
+  fetcher = usual;
+  await closing.stop();
+});
+
 const malformed: [string, string][] = [
   ['something else', 'SSH-2.0-OpenSSH_9.2\r\n'],
   ['a length that is no number', 'HTTP/1.1 200 OK\r\ncontent-length: abc\r\n\r\n'],
