@@ -1,15 +1,16 @@
-import { FetchError } from '../src/errors.ts';
+import type { FetchError } from '../src/errors.ts';
 import type { Answer } from '../src/fetch-file.ts';
 import type { ListingAnswer } from '../src/sources/index.ts';
 import type { PageFiles } from './page-files.ts';
+import { ABANDONED } from './requests.ts';
 import { Transfer, type TransferOwner } from './transfer.ts';
 
 const LISTING_BYTES_MAX = 104_857_600;
-/** Why a request ends whose page is not this worker's any more. Nobody is told. */
-export const ABANDONED = new FetchError('connection', 'the page was given up');
-
-/** Why an attempt at a page ends before its time. `lock`: BullMQ may have given it to another worker. */
-export type StopReason = 'moved' | 'lock' | 'shutdown';
+/**
+ * Why an attempt at a page ends before its time. `moved`: the job does not run, or another attempt has the page; `lock`:
+ * BullMQ may have given it to another worker; `outage`: its origin is in trouble for longer.
+ */
+export type StopReason = 'moved' | 'lock' | 'shutdown' | 'outage';
 
 /** One attempt at one entry of the chain. */
 export interface Attempt {
@@ -67,7 +68,8 @@ export class ListingTransfer extends Transfer {
     return this.#attempt.stop.signal.aborted;
   }
 
-  giveUp(): void {
+  /** Whoever waits for it waits no longer. */
+  cancel(): void {
     this.#answer.reject(ABANDONED);
   }
 

@@ -94,7 +94,7 @@ end
 local operations = {}
 
 -- 3 request digest ('' without idempotency key)   4 its life in seconds   5 sink path   6 cap   7 maxFailures
--- 8 first token   9… fields and values of the record
+-- 8 first token   9 most active jobs   10… fields and values of the record
 function operations.create()
   if ARGV[3] ~= '' then
     local digest, first = unpack(call('HMGET', KEYS[10], 'digest', 'job'))
@@ -103,11 +103,12 @@ function operations.create()
       return { digest == ARGV[3] and 'replayed' or 'other_request', first }
     end
   end
+  if call('SCARD', KEYS[7]) >= tonumber(ARGV[9]) then return { 'full' } end
   local user = pathInUse(ARGV[5])
   if user then return { 'path_in_use', user } end
   call('HSET', J, 'state', 'queued', 'epoch', 0, 'next', 0, 'cap', ARGV[6], 'sinkPath', ARGV[5],
     'maxFailures', ARGV[7], 'loopSaved', ARGV[8], 'loopPower', 1, 'loopLength', 0, 'createdAt', now)
-  call('HSET', J, unpack(ARGV, 9))
+  call('HSET', J, unpack(ARGV, 10))
   call('SADD', KEYS[7], id)
   call('HSET', KEYS[8], ARGV[5], id)
   call('ZADD', KEYS[9], 0, id) -- the ids are ordered by time themselves

@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import { FetchError } from '../src/errors.ts';
+import { giveMemoryBackSoon, HUGE_PAGE_NAMES } from '../src/memory.ts';
 import { attemptCounts, newAttempt, type Attempt, type StopReason } from './attempt.ts';
+import type { Company, Member } from './company.ts';
 import type { JobInWork } from './job-in-work.ts';
 import { pagesInFlightMax } from './model.ts';
 import { PageFiles } from './page-files.ts';
@@ -16,6 +18,7 @@ export interface PageContext {
   readonly logger: Logger;
   /** The ids of the workers that live, this one included, as they were known last and as they are now. */
   readonly alive: ReadonlySet<string>;
+  readonly company: Company;
   living(): Promise<ReadonlySet<string>>;
   /** The job, opened on this worker; null where there is no such job any more. */
   job(id: string): Promise<JobInWork | null>;
@@ -26,31 +29,64 @@ type Taken = Extract<Begun, { kind: 'go' | 'poison' }>;
 const DONE = { kind: 'done' } as const satisfies HintOutcome;
 const BACK = { kind: 'back' } as const satisfies HintOutcome;
 
+/** A page that was begun more often than this is begun alone: it, or one of its company, kills its workers. */
+const TRIES_IN_COMPANY_MAX = 6;
+/** When a hint that found its worker with a page alone comes again. */
+const ALONE_MS = 500;
+
+/** Not all at the same moment. */
+function later(ms: number): HintOutcome {
+  return { kind: 'later', delayMs: Math.ceil(ms + Math.random() * 250) };
+}
+
 /**
  * Takes one hint: begin → list → advance → enqueue → fetch → commit → enqueue. It may be killed or overtaken at any point:
  * each operation on the chain is atomic and checks for itself whether this attempt still has the page. `lost` aborts when
  * the hint's lock is lost.
  */
 export async function takePage(context: PageContext, hint: Hint, lost: AbortSignal): Promise<HintOutcome> {
-  const { store } = context;
+  const member = context.company.join();
+  if (member === null) return later(ALONE_MS);
+  try {
+    return await takeAmong(context, member, hint, lost);
+  } finally {
+    member.left();
+  }
+}
+
+async function takeAmong(context: PageContext, member: Member, hint: Hint, lost: AbortSignal): Promise<HintOutcome> {
+  const { store, company } = context;
   const nonce = randomUUID();
   const begun = await store.begin(hint.job, hint.seq, hint.epoch, nonce);
   if (begun.kind === 'drop' || begun.kind === 'publish') return DONE;
   const job = await context.job(hint.job);
   if (job === null) return DONE;
+  const comeBackInMs = job.comeBackInMs(hint.epoch);
+  if (comeBackInMs > 0) {
+    await store.release(hint.job, hint.seq, nonce);
+    return later(comeBackInMs);
+  }
   const attempt = newAttempt(hint.seq, hint.epoch, nonce);
   const { stop } = attempt;
   lost.addEventListener('abort', () => stop.abort('lock' satisfies StopReason));
+  const giveBack = (): void => stop.abort('shutdown' satisfies StopReason);
+  member.leave.addEventListener('abort', giveBack);
   job.begin(attempt);
   try {
+    if (begun.kind === 'go' && begun.tries > TRIES_IN_COMPANY_MAX) await company.beAlone(member);
+    // It may have been asked before it listened.
+    if (member.leave.aborted) giveBack();
     await work(context, job, attempt, begun);
     return DONE;
   } catch (error) {
     if (!stop.signal.aborted) throw error;
     await store.release(hint.job, hint.seq, nonce);
-    return stop.signal.reason === ('moved' satisfies StopReason) ? DONE : BACK;
+    const reason = stop.signal.reason as StopReason;
+    if (reason === 'outage') return later(job.comeBackInMs(hint.epoch));
+    return reason === 'moved' ? DONE : BACK;
   } finally {
     job.end(attempt);
+    if ((attempt.files?.items.length ?? 0) >= HUGE_PAGE_NAMES) giveMemoryBackSoon();
   }
 }
 
@@ -63,7 +99,7 @@ async function work(context: PageContext, job: JobInWork, attempt: Attempt, begu
   if (handedOn === null) return;
   const { run, advanced } = handedOn;
   await queue.add(job.id, advanced);
-  const files = new PageFiles(job, job.sink.page(seq, nonce), run.items);
+  const files = new PageFiles(job.requests, job.sink.page(seq, nonce), run.items);
   await job.fetch(attempt, files);
   attempt.stop.signal.throwIfAborted();
   // Before the commit: a pulse would take the entry that is gone then for lost.

@@ -4,15 +4,17 @@
 -- KEYS  1 job hash   2 in-flight hash   3 live counts hash   4 leases hash   5 rate hash (files and bytes by second)
 -- ARGV  1 worker   2 requests wanted in flight   3 requests in flight   4 concurrency   5 lease in ms
 --       6 request starts wanted   7 how many a second (0: no limit)   8 files finished since   9 bytes since
---       10… triples: seq, nonce, live counts ('' where they did not change)
--- Returns  state, epoch, requests granted in flight, ms until the first granted start, granted starts, lost seqs…
+--       10 origins that asked to be left alone: JSON object, origin -> ms   11… triples: seq, nonce, live counts ('' where
+--       they did not change)
+-- Returns  state, epoch, requests granted in flight, ms until the first granted start, granted starts,
+--          origins to be left alone as in 10, lost seqs…
 local J, I, P, L, R = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local call = redis.call
 local clock = call('TIME')
 local second = tonumber(clock[1])
 local now = second * 1000 + tonumber(clock[2]) / 1000
 local state, epoch = unpack(call('HMGET', J, 'state', 'epoch'))
-if not state then return { 'gone', '0', 0, '0', 0 } end
+if not state then return { 'gone', '0', 0, '0', 0, '{}' } end
 
 -- Concurrency: leases. What is held over all workers never exceeds the limit, because a worker is granted only what
 -- the others do not hold, and holds what it has in flight until that has ended. Each is entitled to an even share
@@ -21,7 +23,7 @@ local function lease()
   local me, want, inFlight, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
   local all, others, wants = call('HGETALL', L), 0, {}
   for i = 1, #all, 2 do
-    if all[i] ~= 'nextStart' and all[i] ~= me then
+    if all[i] ~= 'nextStart' and all[i] ~= me and all[i]:sub(1, 5) ~= 'hold ' then
       local held, wanted, ends = all[i + 1]:match('^(%d+) (%d+) (%d+)$')
       if tonumber(ends) <= now then call('HDEL', L, all[i]) else
         others = others + tonumber(held)
@@ -54,6 +56,22 @@ local function starts()
   return string.format('%.3f', first - now), want
 end
 
+-- Retry-After holds an origin for all workers.
+local function holds()
+  for origin, ms in pairs(cjson.decode(ARGV[10])) do
+    local field, ends = 'hold ' .. origin, now + ms
+    if ends > tonumber(call('HGET', L, field) or 0) then call('HSET', L, field, string.format('%d', ends)) end
+  end
+  local all, left = call('HGETALL', L), {}
+  for i = 1, #all, 2 do
+    if all[i]:sub(1, 5) == 'hold ' then
+      local ms = tonumber(all[i + 1]) - now
+      if ms > 0 then left[all[i]:sub(6)] = math.ceil(ms) else call('HDEL', L, all[i]) end
+    end
+  end
+  return next(left) and cjson.encode(left) or '{}'
+end
+
 local granted = lease()
 local delay, count = starts()
 
@@ -66,8 +84,8 @@ if ARGV[8] ~= '0' then
   end
 end
 
-local answer = { state, epoch, granted, delay, count }
-for i = 10, #ARGV, 3 do
+local answer = { state, epoch, granted, delay, count, holds() }
+for i = 11, #ARGV, 3 do
   local value = call('HGET', I, ARGV[i])
   local nonce = value and value:match('^%a %d+ (%S+) ')
   if nonce ~= ARGV[i + 1] then answer[#answer + 1] = ARGV[i]

@@ -16,6 +16,8 @@ export interface PulseRequest {
   /** Finished since the last pulse. */
   readonly files: number;
   readonly bytes: number;
+  /** Origins that asked to be left alone (Retry-After), and for how many ms. */
+  readonly holds: Readonly<Record<string, number>>;
   /** The attempts in work; `counts`: what they counted so far, null where that did not change. */
   readonly pages: readonly { seq: number; nonce: string; counts: Readonly<Record<string, number>> | null }[];
 }
@@ -28,6 +30,8 @@ export interface PulseAnswer {
   readonly granted: number;
   readonly startDelayMs: number;
   readonly starts: number;
+  /** Origins that asked any worker to be left alone, and for how many ms. */
+  readonly holds: Readonly<Record<string, number>>;
   /** Pages that others have by now. */
   readonly lost: readonly number[];
 }
@@ -53,9 +57,18 @@ export async function pulse(redis: Redis, request: PulseRequest): Promise<PulseA
       request.startsPerSecond,
       request.files,
       request.bytes,
+      JSON.stringify(request.holds),
       ...request.pages.flatMap(({ seq, nonce, counts }) => [seq, nonce, counts === null ? '' : JSON.stringify(counts)]),
     ],
-  )) as [JobState | 'gone', string, number, string, number, ...string[]];
-  const [state, epoch, granted, startDelayMs, starts, ...lost] = answer;
-  return { state, epoch: Number(epoch), granted, startDelayMs: Number(startDelayMs), starts, lost: lost.map(Number) };
+  )) as [JobState | 'gone', string, number, string, number, string, ...string[]];
+  const [state, epoch, granted, startDelayMs, starts, holds, ...lost] = answer;
+  return {
+    state,
+    epoch: Number(epoch),
+    granted,
+    startDelayMs: Number(startDelayMs),
+    starts,
+    holds: JSON.parse(holds) as Record<string, number>,
+    lost: lost.map(Number),
+  };
 }

@@ -18,6 +18,16 @@ const SCAN_BATCH = 500;
 /** How much one request looks through for entries that match; the next request goes on from there. */
 const SCAN_BATCHES_MAX = 40;
 
+/** When a place among the active jobs may be free again is not known: seldom enough for many who wait. */
+const FULL_RETRY_SECONDS = 10;
+
+interface ServiceParts {
+  readonly redisUrl: string;
+  /** How many jobs may be not at their end. */
+  readonly activeJobsMax: number;
+  readonly logger: Logger;
+}
+
 /**
  * What the API can do with jobs. It keeps nothing that another one on the same Redis would need. Every method throws
  * Problem: `unavailable` where Redis does not answer in time.
@@ -26,18 +36,20 @@ class RedisJobService {
   readonly #redis: Redis;
   readonly #store: ChainStore;
   readonly #queue: PageQueue;
+  readonly #activeJobsMax: number;
   readonly #logger: Logger;
 
-  constructor({ redisUrl, logger }: { redisUrl: string; logger: Logger }) {
+  constructor({ redisUrl, activeJobsMax, logger }: ServiceParts) {
     this.#redis = connectRedis(redisUrl, { patient: false });
     this.#store = new ChainStore(this.#redis);
     this.#queue = new PageQueue(this.#redis);
+    this.#activeJobsMax = activeJobsMax;
     this.#logger = logger;
   }
 
   /**
    * Accepts a job. With an idempotency key, the same key and request within 24 h give the first job again (`replayed`).
-   * Throws Problem: `conflict` (sink path in use), `idempotency_conflict`.
+   * Throws Problem: `conflict` (sink path in use), `idempotency_conflict`, `too_many_requests` (jobs that are active).
    */
   create(request: JobRequest, idempotencyKey: string | null): Promise<{ job: Job; replayed: boolean }> {
     return this.#reach(async () => {
@@ -48,9 +60,15 @@ class RedisJobService {
         spec,
         firstToken: sources[spec.source.type].first(spec.source),
         cap: pagesInFlightMax(1, spec.limits.concurrency, Infinity),
+        activeJobsMax: this.#activeJobsMax,
         idempotency:
           idempotencyKey === null ? null : { key: digest(idempotencyKey), digest: digest(canonical(request)) },
       });
+      if (created.kind === 'full') {
+        throw new Problem('too_many_requests', `there are ${this.#activeJobsMax} active jobs, the most that may be`, {
+          retryAfterSeconds: FULL_RETRY_SECONDS,
+        });
+      }
       if (created.kind === 'path_in_use') {
         throw new Problem('conflict', `the active job ${created.user} writes to the sink path ${spec.sink.path}`);
       }
@@ -228,7 +246,7 @@ class RedisJobService {
 export type JobService = Pick<RedisJobService, keyof RedisJobService>;
 
 /** A service on the Redis at `redisUrl`. It connects by itself and again whenever the connection is lost. */
-export function createJobService(parts: { redisUrl: string; logger: Logger }): JobService {
+export function createJobService(parts: ServiceParts): JobService {
   return new RedisJobService(parts);
 }
 

@@ -64,6 +64,8 @@ export interface NewJob {
   readonly spec: JobSpec;
   readonly firstToken: string;
   readonly cap: number;
+  /** It is not created where so many are active already. */
+  readonly activeJobsMax: number;
   /** With the digest of the request it came with. */
   readonly idempotency: { key: string; digest: string } | null;
 }
@@ -71,7 +73,8 @@ export interface NewJob {
 export type Created =
   | ({ kind: 'ok' } & Hints)
   | { kind: 'replayed' | 'other_request'; first: string }
-  | { kind: 'path_in_use'; user: string };
+  | { kind: 'path_in_use'; user: string }
+  | { kind: 'full' };
 
 export class ChainStore {
   readonly redis: Redis;
@@ -93,6 +96,7 @@ export class ChainStore {
         job.cap,
         job.spec.limits.maxFailures,
         job.firstToken,
+        job.activeJobsMax,
         'spec',
         JSON.stringify(shown),
         'headers',
@@ -102,6 +106,7 @@ export class ChainStore {
     );
     const [kind, detail] = answer;
     if (kind === 'ok') return { kind, ...hints(answer) };
+    if (kind === 'full') return { kind };
     if (kind === 'path_in_use') return { kind, user: String(detail) };
     return { kind: kind as 'replayed' | 'other_request', first: String(detail) };
   }

@@ -3,9 +3,13 @@ import type { Answer, Exchange, FetchHandler, FetchRequest } from '../src/fetch-
 import { retryDelayMs } from '../src/retry.ts';
 import type { BodyWriter } from '../src/sinks/index.ts';
 import type { JobSpec } from '../src/schemas.ts';
+import { troubleOf } from './origin.ts';
 
 const REDIRECTS_MAX = 5;
 const NO_HEADERS: readonly string[] = [];
+/** What tells neither that the origin answers nor that it does not. */
+const SAYS_NOTHING: ReadonlySet<string> = new Set(['truncated', 'connection', 'blocked_address']);
+const PROBE_BYTES_MAX = 65_536;
 
 /** What a transfer needs of the job it belongs to. */
 export interface TransferOwner {
@@ -17,6 +21,10 @@ export interface TransferOwner {
   ended(transfer: Transfer): void;
   /** The transfer has another request to make, at once or later. */
   again(transfer: Transfer, delayMs: number): void;
+  /** The origin gave an answer that tells of no trouble; `good`: a whole body. */
+  answered(transfer: Transfer, good: boolean): void;
+  /** The origin is in trouble: it is decided there what becomes of the transfer. */
+  troubled(transfer: Transfer, error: FetchError, trouble: 'throttled' | 'silent'): void;
 }
 
 /** One URL to get: its redirects, its attempts, and what becomes of the body. One request at a time. */
@@ -32,8 +40,11 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
   readonly minBytesPerSecond: number;
   abstract readonly maxBytes: number;
   abstract readonly memoryBytes: number;
+  readonly isProbe: boolean = false;
   /** Attempts begun, the running one included. */
   attempts = 1;
+  /** How often it was told to come back later, first and last at these times of a monotonic clock in ms. */
+  readonly throttled = { times: 0, sinceMs: 0, lastMs: 0 };
   /** The request in flight. */
   exchange: Exchange | null = null;
   #redirects = 0;
@@ -55,19 +66,20 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
   protected abstract succeed(answer: Answer): void;
   /** It failed for good. */
   protected abstract fail(error: FetchError): void;
-  /** Another attempt will be made. */
+  /** Another request will be made for it. */
   protected abstract retried(): void;
   /** Nobody wants it any more: no further attempt, no outcome. */
   abstract readonly abandoned: boolean;
 
   onBody(answer: Answer): void {
     this.exchange = null;
+    this.owner.answered(this, true);
     if (!this.abandoned) {
       try {
         this.succeed(answer);
       } catch (error) {
         if (!(error instanceof FetchError)) throw error;
-        this.#failOrRetry(error);
+        this.charge(error);
       }
     }
     this.owner.ended(this);
@@ -75,11 +87,11 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
 
   onRedirect(location: string): void {
     this.exchange = null;
+    this.owner.answered(this, false);
     if (!this.abandoned) {
       if (this.#redirects === REDIRECTS_MAX) {
-        this.fail(
-          new FetchError('too_many_redirects', `more than ${REDIRECTS_MAX} redirects, the last to ${location}`),
-        );
+        const message = `more than ${REDIRECTS_MAX} redirects, the last to ${location}`;
+        this.fail(new FetchError('too_many_redirects', message));
       } else {
         this.#follow(new URL(location));
         this.owner.again(this, 0);
@@ -91,29 +103,43 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
   onError(error: FetchError): void {
     this.exchange = null;
     if (!this.abandoned) {
+      const trouble = troubleOf(error);
       if (error.stale && !this.#resent) {
         // The server had closed an idle connection: this request never reached it.
         this.#resent = true;
         this.owner.again(this, 0);
+      } else if (error.retryable && trouble !== null) {
+        this.owner.troubled(this, error, trouble);
       } else {
-        this.#failOrRetry(error);
+        if (!SAYS_NOTHING.has(error.reason)) this.owner.answered(this, false);
+        this.charge(error);
       }
     }
     this.owner.ended(this);
   }
 
-  #failOrRetry(error: FetchError): void {
+  /** Spends the attempt on this error: another one follows, or the end. */
+  charge(error: FetchError): void {
     const { retry } = this.owner.spec;
     if (!error.retryable || this.attempts >= retry.attempts) return this.fail(error);
-    const delayMs = retryDelayMs(retry, this.attempts, error.retryAfterMs);
     this.attempts += 1;
-    this.#restart();
+    this.repeat(retryDelayMs(retry, this.attempts - 1, error.retryAfterMs));
+  }
+
+  /** Fails, whatever attempts there are left. */
+  giveUp(error: FetchError): void {
+    this.fail(error);
+  }
+
+  /** Makes its request again, without spending an attempt. */
+  repeat(delayMs = 0): void {
+    this.restart();
     this.retried();
     this.owner.again(this, delayMs);
   }
 
-  /** Back to where the attempt begins. */
-  #restart(): void {
+  /** Back to the URL it began with. */
+  restart(): void {
     this.origin = this.#firstOrigin;
     this.path = this.#firstPath;
     this.headers = this.origin === this.owner.headersOrigin ? this.owner.headers : NO_HEADERS;
@@ -128,4 +154,34 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
     this.path = url.pathname + url.search;
     this.#redirects += 1;
   }
+}
+
+/** Finds out whether an origin answers, by a URL that it has answered before. What it answers is thrown away. */
+export class Probe extends Transfer {
+  override readonly isProbe = true;
+  readonly abandoned = false;
+  readonly maxBytes = PROBE_BYTES_MAX;
+  readonly memoryBytes = PROBE_BYTES_MAX;
+
+  constructor(owner: TransferOwner, origin: string, path: string) {
+    super(owner, origin, path, null);
+  }
+
+  override onRedirect(): void {
+    this.exchange = null;
+    this.owner.answered(this, false);
+    this.owner.ended(this);
+  }
+
+  override charge(): void {}
+  override giveUp(): void {}
+  override repeat(): void {}
+
+  open(): null {
+    return null;
+  }
+
+  protected succeed(): void {}
+  protected fail(): void {}
+  protected retried(): void {}
 }

@@ -5,10 +5,13 @@ import { uuidv7 } from 'uuidv7';
 import type { Config } from '../src/config.ts';
 import { FetchError } from '../src/errors.ts';
 import { Fetcher } from '../src/fetch-file.ts';
+import { openGuardedConnector } from '../src/guard.ts';
 import { connectionLimit, HttpAgent } from '../src/http.ts';
 import { connectRedis } from '../src/redis.ts';
 import { brokenSink, sinks, type Sink } from '../src/sinks/index.ts';
 import type { JobSpec } from '../src/schemas.ts';
+import { addressPolicy, type AddressPolicy } from '../src/ssrf.ts';
+import { Company } from './company.ts';
 import { JobInWork } from './job-in-work.ts';
 import { takePage } from './page.ts';
 import { HintConsumer, PageQueue } from './queue.ts';
@@ -27,6 +30,8 @@ export interface WorkerOptions {
   readonly logger: Logger;
   /** How long this worker may be silent before its pages go to others. */
   readonly lockMs: number;
+  /** Addresses that files and listings may be fetched from. */
+  readonly mayReach: AddressPolicy;
 }
 
 /** One worker process: takes pages of all jobs, several at once, over one set of connections. */
@@ -36,6 +41,7 @@ export class DownloadWorker {
   readonly store: ChainStore;
   readonly queue: PageQueue;
   readonly logger: Logger;
+  readonly company = new Company();
   readonly #startedAt = new Date().toISOString();
   readonly #place = place();
   readonly #dataDir: string;
@@ -50,11 +56,11 @@ export class DownloadWorker {
   #settledBefore = 0;
   #beatBefore = performance.now();
 
-  constructor({ redisUrl, dataDir, logger, lockMs }: WorkerOptions) {
+  constructor({ redisUrl, dataDir, logger, lockMs, mayReach }: WorkerOptions) {
     this.#dataDir = dataDir;
     this.logger = logger.child({ worker: this.id });
     const { connections, openFilesLimit } = connectionLimit();
-    this.#agent = new HttpAgent({ maxConnections: connections });
+    this.#agent = new HttpAgent({ maxConnections: connections, connector: openGuardedConnector(mayReach) });
     this.#fetcher = new Fetcher(this.#agent);
     this.logger.info({ connections, openFilesLimit }, 'worker started');
     this.#redis = connectRedis(redisUrl, { patient: true });
@@ -122,6 +128,7 @@ export class DownloadWorker {
       redis: this.#redis,
       fetcher: this.#fetcher,
       worker: this.id,
+      pause: (reason, epoch) => this.store.pause(id, reason, epoch),
       onPulseError: (error) => this.logger.error({ err: error, job: id }, 'progress could not be told'),
     });
   }
@@ -175,7 +182,7 @@ export class DownloadWorker {
 
   #closeIdle(): void {
     for (const [id, job] of this.#opened) {
-      if (job.pagesInWork > 0 || performance.now() - job.idleSince < JOB_IDLE_MS) continue;
+      if (job.pagesInWork > 0 || job.inTrouble || performance.now() - job.idleSince < JOB_IDLE_MS) continue;
       this.#settledEnded += job.settled;
       this.#opened.delete(id);
       this.#jobs.delete(id);
@@ -191,7 +198,8 @@ export class DownloadWorker {
 
 /** Starts a worker with the settings of this process. */
 export function startWorker(config: Config, redisUrl: string, logger: Logger): DownloadWorker {
-  return new DownloadWorker({ redisUrl, dataDir: config.dataDir, lockMs: config.pageLockMs, logger });
+  const mayReach = addressPolicy(config.allowedNetworks);
+  return new DownloadWorker({ redisUrl, dataDir: config.dataDir, lockMs: config.pageLockMs, mayReach, logger });
 }
 
 function sum<T>(of: Iterable<T>, number: (one: T) => number): number {

@@ -9,7 +9,9 @@ const file = new URL('openapi.json', import.meta.url);
 /** The document as text: keys in the order of the code, a newline at the end. */
 async function render(): Promise<string> {
   // No call is made: the document needs the routes alone.
-  const app = buildApp({ config: { apiTokens: [] }, service: {} as JobService, logger: pino({ level: 'silent' }) });
+  const config = { apiTokens: [], allowedHosts: [], allowedNetworks: [] };
+  const limiter = { count: async () => null };
+  const app = buildApp({ config, service: {} as JobService, limiter, logger: pino({ level: 'silent' }) });
   await app.ready();
   const text = `${JSON.stringify(app.swagger(), null, 2)}\n`;
   await app.close();

@@ -5,21 +5,37 @@ import { Problem } from '../src/errors.ts';
 
 const open = /^\/(livez|readyz|openapi\.json|docs(\/.*)?)$/;
 
-/**
- * A hook that throws Problem `unauthorized` for a request without one of `tokens`; without tokens everything is open.
- * It runs for unknown routes too, so that nobody learns which there are.
- */
-export function bearerAuth(tokens: readonly string[]): (request: FastifyRequest) => Promise<void> {
+/** The tokens that are valid; none: everything is open. */
+export class BearerTokens {
   // Digests all have one length, which a comparison in constant time needs.
-  const digests = tokens.map(digest);
-  return async (request) => {
-    if (tokens.length === 0 || open.test(request.routeOptions.url ?? '')) return;
-    const token = /^bearer +([\w\-.~+/]+=*) *$/i.exec(request.headers.authorization ?? '')?.[1];
-    if (token === undefined) throw new Problem('unauthorized', 'send "Authorization: Bearer" with a token');
+  readonly #digests: readonly Buffer[];
+
+  constructor(tokens: readonly string[]) {
+    this.#digests = tokens.map(digest);
+  }
+
+  /** The digest of the valid token that a request comes with, as text; null where it comes with none. */
+  digestOf = (request: FastifyRequest): string | null => {
+    const token = tokenIn(request);
+    if (token === null) return null;
     const given = digest(token);
-    if (!digests.some((known) => timingSafeEqual(known, given)))
-      throw new Problem('unauthorized', 'the token is not valid');
+    return this.#digests.some((known) => timingSafeEqual(known, given)) ? given.toString('hex') : null;
   };
+
+  /**
+   * A hook that throws Problem `unauthorized` for a request without a valid token. It runs for unknown routes too, so that
+   * nobody learns which there are.
+   */
+  require = async (request: FastifyRequest): Promise<void> => {
+    if (this.#digests.length === 0 || open.test(request.routeOptions.url ?? '')) return;
+    if (this.digestOf(request) !== null) return;
+    const detail = tokenIn(request) === null ? 'send "Authorization: Bearer" with a token' : 'the token is not valid';
+    throw new Problem('unauthorized', detail);
+  };
+}
+
+function tokenIn({ headers }: FastifyRequest): string | null {
+  return /^bearer +([\w\-.~+/]+=*) *$/i.exec(headers.authorization ?? '')?.[1] ?? null;
 }
 
 function digest(token: string): Buffer {

@@ -1,6 +1,7 @@
 import type { FastifyPluginCallbackTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import { checkJob } from '../src/check-job.ts';
+import type { AddressPolicy } from '../src/ssrf.ts';
 import { JobStateSchema, ref, type Job, type JobRequest } from '../src/schemas.ts';
 import {
   cursorSchema,
@@ -100,10 +101,15 @@ const deleteJob = {
   },
 };
 
+interface JobRouteOptions extends RouteOptions {
+  /** Addresses that jobs may be ordered from. */
+  readonly mayReach: AddressPolicy;
+}
+
 /** Orders, shows, resumes and deletes jobs. */
-export const jobRoutes: FastifyPluginCallbackTypebox<RouteOptions> = (app, { service }, done) => {
+export const jobRoutes: FastifyPluginCallbackTypebox<JobRouteOptions> = (app, { service, mayReach }, done) => {
   app.post('/jobs', { schema: createJob }, async (request, reply) => {
-    const errors = checkJob(request.body);
+    const errors = checkJob(request.body, mayReach);
     if (errors.length > 0) throw badRequest(errors);
     const { job, replayed } = await service.create(request.body, request.headers['idempotency-key'] ?? null);
     if (replayed) void reply.header('idempotency-replayed', 'true');

@@ -7,24 +7,38 @@ import { ref } from '../src/schemas.ts';
 import { fieldErrors } from './validation.ts';
 
 const mediaType = 'application/problem+json';
-const retryAfterSeconds = 1;
+const pointerLengthMax = 1024;
 
 const meanings: Record<ProblemKind, string> = {
   bad_request: 'Something in the request is not as it must be; `errors` names each field.',
   unauthorized: 'No bearer token, or a wrong one.',
+  forbidden: 'The `Host` header is not among `ALLOWED_HOSTS`, or a page of a foreign `Origin` asks for a change.',
   not_found: 'There is no such job or route.',
   not_acceptable: 'None of the media types in `Accept` is offered.',
   conflict: "The job's state, or an active job's sink path, does not allow it.",
   body_too_large: 'The body is larger than 10 MB.',
+  uri_too_long: 'The URL is longer than 8 KiB.',
   unsupported_media_type: 'The body is not declared as application/json.',
   idempotency_conflict: 'The Idempotency-Key was used before, with another body.',
+  too_many_requests: 'More calls than `RATE_LIMIT` a minute, or more active jobs than `MAX_ACTIVE_JOBS`.',
+  headers_too_large: 'There are too many headers, or they are too large.',
   internal: 'The service made an error; its log says more.',
   unavailable: 'Redis does not answer; try again.',
 };
 
+const retryAfter = { type: 'integer', minimum: 1, description: 'Seconds until it may be tried again.' };
+
 /** The problems that any call may answer, and `more`, as the `response` part of a route's schema. */
 export function problemAnswers(...more: ProblemKind[]): object {
-  const kinds: ProblemKind[] = ['bad_request', 'unauthorized', ...more, 'internal', 'unavailable'];
+  const kinds: ProblemKind[] = [
+    'bad_request',
+    'unauthorized',
+    'forbidden',
+    'too_many_requests',
+    ...more,
+    'internal',
+    'unavailable',
+  ];
   return Object.assign({}, ...kinds.map(problemAnswer)) as object;
 }
 
@@ -33,7 +47,8 @@ export function problemAnswer(kind: ProblemKind): object {
   const { status, title } = problems[kind];
   const description = meanings[kind];
   const example = { type: 'about:blank', title, status, detail: description };
-  return { [status]: { description, content: { [mediaType]: { schema: ref('Problem'), example } } } };
+  const headers = status === 429 || status === 503 ? { 'Retry-After': retryAfter } : {};
+  return { [status]: { description, headers, content: { [mediaType]: { schema: ref('Problem'), example } } } };
 }
 
 /** Answers whatever a hook, a parser, a validator or a handler threw. Logs what nobody foresaw, once. */
@@ -42,7 +57,7 @@ export function answerError(error: FastifyError, request: FastifyRequest, reply:
   if (problem.kind === 'internal') {
     request.log.error({ err: error, method: request.method, route: request.routeOptions.url }, 'a request failed');
   }
-  if (problem.kind === 'unavailable') void reply.header('retry-after', retryAfterSeconds);
+  if (problem.retryAfterSeconds !== undefined) void reply.header('retry-after', problem.retryAfterSeconds);
   // RFC 6750, section 3
   if (problem.kind === 'unauthorized') void reply.header('www-authenticate', 'Bearer realm="gigafetch"');
   // As text: whatever schema a route has for this status does not apply.
@@ -90,15 +105,15 @@ function toProblem(error: FastifyError): Problem {
 }
 
 /** A Problem for the fields that are wrong. */
-export function badRequest(errors: readonly FieldError[]): Problem {
+export function badRequest(found: readonly FieldError[]): Problem {
+  // A pointer holds what the caller called a field, which may be megabytes.
+  const errors = found.map(({ detail, pointer }) => ({ detail, pointer: pointer.slice(0, pointerLengthMax) }));
   const [first] = errors;
   if (first === undefined) return new Problem('bad_request', meanings.bad_request);
   const more = errors.length === 1 ? '' : ` (${errors.length - 1} more in errors)`;
-  return new Problem(
-    'bad_request',
-    `${first.pointer === '' ? 'the body' : first.pointer} ${first.detail}${more}`,
+  return new Problem('bad_request', `${first.pointer === '' ? 'the body' : first.pointer} ${first.detail}${more}`, {
     errors,
-  );
+  });
 }
 
 function bodyOf({ kind, message, errors }: Problem): string {

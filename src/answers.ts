@@ -73,10 +73,11 @@ function readHttpDate(text: string): number | null {
 }
 
 /**
- * The error (`connection`) for what undici or the system say while there is no whole head of an answer. `stale`: see
- * FetchError.
+ * The error (`connection`) for what undici or the system say while there is no whole head of an answer; a FetchError is
+ * what a connector says. `stale`: see FetchError.
  */
 export function connectionError(error: Error, stale: boolean): FetchError {
+  if (error instanceof FetchError) return error;
   // What cannot be sent cannot be sent later either: a header or a path that is none.
   const retryable = systemCode(error) !== 'UND_ERR_INVALID_ARG';
   return new FetchError('connection', describe(error), { retryable, stale, cause: error });

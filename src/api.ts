@@ -1,5 +1,6 @@
 /** The API's process: one of the service's roles. */
 import { BlockList } from 'node:net';
+import { createCallLimiter } from '../routes/rate-limit.ts';
 import { createJobService } from '../jobs/service.ts';
 import { buildApp } from './app.ts';
 import { readConfig, type Config } from './config.ts';
@@ -19,11 +20,14 @@ async function startApi(): Promise<{ close(): Promise<void> }> {
   const config = readConfig(process.env);
   refuseOpenDoor(config);
   const logger = createLogger(config, 'api');
-  const service = createJobService({ redisUrl: requireRedisUrl(config), logger });
-  const app = buildApp({ config, service, logger });
+  const redisUrl = requireRedisUrl(config);
+  const service = createJobService({ redisUrl, activeJobsMax: config.activeJobsMax, logger });
+  const limiter = createCallLimiter({ redisUrl, rateLimit: config.rateLimit });
+  const app = buildApp({ config, service, limiter, logger });
   const close = async (): Promise<void> => {
     await app.close();
     await service.close();
+    limiter.close();
   };
   try {
     announceReady(await app.listen({ host: config.host, port: config.port }));

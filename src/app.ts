@@ -5,23 +5,31 @@ import { fastifySwagger } from '@fastify/swagger';
 import { fastifySwaggerUi } from '@fastify/swagger-ui';
 import { fastify, LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify';
 import manifest from '../package.json' with { type: 'json' };
-import { bearerAuth } from '../routes/auth.ts';
+import { BearerTokens } from '../routes/auth.ts';
+import { bodyBytesMax, parseBodies } from '../routes/bodies.ts';
+import { checkCallers, securityHeaders } from '../routes/callers.ts';
 import { failureRoutes } from '../routes/failures.ts';
 import { healthRoutes } from '../routes/health.ts';
 import { jobRoutes } from '../routes/jobs.ts';
 import type { RouteOptions } from '../routes/parts.ts';
 import { answerBrokenRequest, answerError, answerNotFound } from '../routes/problems.ts';
+import { limitCalls, type CallLimiter } from '../routes/rate-limit.ts';
 import { requestValidators } from '../routes/validation.ts';
 import { workerRoutes } from '../routes/workers.ts';
 import type { Config } from './config.ts';
 import { Problem } from './errors.ts';
 import { FailureSchema, JobRequestSchema, JobSchema, ProblemSchema, WorkerInfoSchema } from './schemas.ts';
+import { addressPolicy } from './ssrf.ts';
 
-const bodyBytesMax = 10 * 1024 * 1024;
+const headersMsMax = 10_000;
+const requestMsMax = 60_000;
+const silenceMsMax = 60_000;
+const connectionsMax = 10_000;
 const shared = [JobRequestSchema, JobSchema, FailureSchema, WorkerInfoSchema, ProblemSchema];
 
 export interface AppOptions extends RouteOptions {
-  readonly config: Pick<Config, 'apiTokens'>;
+  readonly config: Pick<Config, 'apiTokens' | 'allowedHosts' | 'allowedNetworks'>;
+  readonly limiter: Pick<CallLimiter, 'count'>;
   readonly logger: FastifyBaseLogger;
 }
 
@@ -29,7 +37,7 @@ export interface AppOptions extends RouteOptions {
  * Builds the API; it does not listen yet. It keeps nothing that another API process on the same Redis would need.
  * `close` ends open streams, lets other answers finish and does not close `service`.
  */
-export function buildApp({ config, service, logger }: AppOptions): FastifyInstance {
+export function buildApp({ config, service, limiter, logger }: AppOptions): FastifyInstance {
   const app: FastifyInstance = fastify({
     loggerInstance: logger,
     // What is polled several times a second would fill a log with nothing else.
@@ -39,11 +47,20 @@ export function buildApp({ config, service, logger }: AppOptions): FastifyInstan
     routerOptions: { maxParamLength: maxHeaderSize },
     // Fastify's own answer while it closes is no application/problem+json: see below.
     return503OnClosing: false,
+    // Slow callers hold a connection for so long at most.
+    requestTimeout: requestMsMax,
+    connectionTimeout: silenceMsMax,
+    // Here, and not by Node, a request without Host gets its answer.
+    http: { headersTimeout: headersMsMax, connectionsCheckingInterval: 1000, requireHostHeader: false },
     clientErrorHandler: answerBrokenRequest,
-    frameworkErrors: (error, request, reply) => void answerError(error, request, reply),
+    frameworkErrors: (error, request, reply) => void answerError(error, request, reply.headers(securityHeaders)),
   });
+  app.server.maxConnections = connectionsMax;
+  const tokens = new BearerTokens(config.apiTokens);
+  checkCallers(app, config.allowedHosts);
   refuseWhileClosing(app);
-  app.addHook('onRequest', bearerAuth(config.apiTokens));
+  app.addHook('onRequest', limitCalls(limiter, tokens.digestOf));
+  app.addHook('onRequest', tokens.require);
   app.setErrorHandler(answerError);
   app.setNotFoundHandler(answerNotFound);
   app.setValidatorCompiler(requestValidators([JobRequestSchema]));
@@ -51,7 +68,7 @@ export function buildApp({ config, service, logger }: AppOptions): FastifyInstan
   parseBodies(app);
   void app.register(fastifyAccepts);
   describe(app);
-  void app.register(jobRoutes, { service });
+  void app.register(jobRoutes, { service, mayReach: addressPolicy(config.allowedNetworks) });
   void app.register(failureRoutes, { service });
   void app.register(workerRoutes, { service });
   void app.register(healthRoutes, { service });
@@ -69,20 +86,6 @@ function refuseWhileClosing(app: FastifyInstance): void {
   // A connection that was busy when idle ones were closed would be kept open for the client's next request.
   app.addHook('onSend', async (_request, reply) => {
     if (closing) void reply.header('connection', 'close');
-  });
-}
-
-/** JSON, or nothing at all, whatever it is declared as: calls without a body are made in many ways. */
-function parseBodies(app: FastifyInstance): void {
-  const parseJson = app.getDefaultJsonParser('error', 'error');
-  app.removeAllContentTypeParsers();
-  app.addContentTypeParser<string>('application/json', { parseAs: 'string' }, (request, body, done) => {
-    if (body === '') done(null);
-    else void parseJson(request, body, done);
-  });
-  app.addContentTypeParser('*', async ({ headers }: { headers: Record<string, unknown> }) => {
-    if (headers['content-length'] !== '0')
-      throw new Problem('unsupported_media_type', 'send JSON with "content-type: application/json"');
   });
 }
 

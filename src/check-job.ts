@@ -1,6 +1,7 @@
 /** What the schema of a job cannot say: rules between fields, URLs, paths and header names; and its defaults. */
 import { Value } from 'typebox/value';
 import type { FieldError } from './errors.ts';
+import { literalAddress, whyBlocked, type AddressPolicy } from './ssrf.ts';
 import { checkName, privateFolder } from './names.ts';
 import {
   LimitsSchema,
@@ -16,15 +17,16 @@ import {
 } from './schemas.ts';
 
 const pathBytesMax = 1024;
+const headerNameLengthMax = 256;
 
 /**
  * Everything that is wrong in a request that the schema let pass: a detail and a JSON Pointer for each, none where it
- * can be run. Addresses are not looked up here.
+ * can be run. Names are not looked up here: what `mayReach` refuses is an address that stands in a URL.
  */
-export function checkJob(request: JobRequest): FieldError[] {
+export function checkJob(request: JobRequest, mayReach: AddressPolicy): FieldError[] {
   const spec = fillDefaults(request, 'id');
   return [
-    ...checkListing(spec.source),
+    ...checkListing(spec.source, mayReach),
     ...checkPath(spec.sink.path),
     ...checkHeaders(spec.headers),
     ...checkRetry(spec.retry),
@@ -52,11 +54,11 @@ function fillNext(next: Next): Next {
   return Value.Default(nextSchemaOf(next), next) as Next;
 }
 
-function* checkListing(source: ListingSourceSpec): Generator<FieldError> {
+function* checkListing(source: ListingSourceSpec, mayReach: AddressPolicy): Generator<FieldError> {
   const base = URL.parse(source.url);
-  const problem = urlProblem(base);
+  const problem = urlProblem(base, mayReach);
   if (base === null || problem !== null) yield { detail: problem ?? '', pointer: '/source/url' };
-  else yield* checkFileUrl(source.fileUrl, base);
+  else yield* checkFileUrl(source.fileUrl, base, mayReach);
   if (source.nameField !== undefined) return;
   for (const field of ['sizeField', 'urlField'] as const) {
     if (source[field] === undefined) continue;
@@ -64,14 +66,14 @@ function* checkListing(source: ListingSourceSpec): Generator<FieldError> {
   }
 }
 
-function* checkFileUrl(template: string, base: URL): Generator<FieldError> {
+function* checkFileUrl(template: string, base: URL, mayReach: AddressPolicy): Generator<FieldError> {
   const pointer = '/source/fileUrl';
   if (!template.includes('{name}')) {
     yield { detail: 'must hold {name}, the place of the file name', pointer };
     return;
   }
   const [one, other] = ['a', 'b'].map((name) => URL.parse(template.replaceAll('{name}', name), base.href));
-  const problem = urlProblem(one ?? null);
+  const problem = urlProblem(one ?? null, mayReach);
   if (problem !== null) yield { detail: `resolved against url it ${problem}`, pointer };
   // A listing decides what the files are called, not whom they are asked of.
   else if (one?.origin !== other?.origin) yield { detail: 'must not have {name} in the host', pointer };
@@ -80,10 +82,11 @@ function* checkFileUrl(template: string, base: URL): Generator<FieldError> {
   }
 }
 
-function urlProblem(url: URL | null): string | null {
+function urlProblem(url: URL | null, mayReach: AddressPolicy): string | null {
   if (url === null || !/^https?:$/.test(url.protocol)) return 'must be an http or https URL, such as http://host/list';
   if (url.username !== '' || url.password !== '') return 'must not hold credentials; send them by "headers"';
-  return null;
+  const address = literalAddress(url);
+  return address === null || mayReach(address) ? null : `must not lead there: ${whyBlocked(address)}`;
 }
 
 function* checkPath(path: string): Generator<FieldError> {
@@ -99,13 +102,18 @@ function* checkPath(path: string): Generator<FieldError> {
 }
 
 /** Framing and connection (RFC 9110, 7.6.1 and 6.4) are the service's own. */
-const framing = /^(host|content-length|connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|expect)$/;
+const framing =
+  /^(host|content-length|connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|http2-settings|expect)$/;
 /** With these a server would answer less than the whole file (RFC 9110, 13.1 and 14.2), or in a coding of its choice. */
 const wholeFiles = /^(accept-encoding|range|if-.*)$/;
 
 function* checkHeaders(headers: Record<string, string>): Generator<FieldError> {
   const seen = new Set<string>();
   for (const [name, value] of Object.entries(headers)) {
+    if (name.length > headerNameLengthMax) {
+      yield { detail: `must have names of at most ${headerNameLengthMax} characters`, pointer: '/headers' };
+      continue;
+    }
     const pointer = `/headers/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`;
     const lower = name.toLowerCase();
     // RFC 9110, 5.6.2 (token) and 5.5 (field-value); a character beyond Latin-1 cannot be sent.

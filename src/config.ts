@@ -4,8 +4,13 @@ import { isAbsolute, relative, resolve, sep } from 'node:path';
 import { Type, type Static } from 'typebox';
 import { Value } from 'typebox/value';
 import { StartError } from './errors.ts';
+import { hostMatcher } from './hosts.ts';
+import { readNetworks, type Network } from './ssrf.ts';
 
 const levels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
+
+/** What the Host header may say by default. */
+export const loopbackHosts: readonly string[] = ['localhost', '*.localhost', '127.0.0.0/8', '::1'];
 
 const EnvironmentSchema = Type.Object({
   HOST: Type.String({ default: '127.0.0.1' }),
@@ -18,6 +23,10 @@ const EnvironmentSchema = Type.Object({
   // Tokens as in RFC 6750, section 2.1
   API_TOKENS: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9._~+/-]+=*( *, *[A-Za-z0-9._~+/-]+=*)*$' })),
   ALLOW_ANONYMOUS: Type.Unsafe<'true' | 'false'>(Type.String({ default: 'false', enum: ['true', 'false'] })),
+  ALLOWED_NETWORKS: Type.Optional(Type.String()),
+  ALLOWED_HOSTS: Type.Optional(Type.String()),
+  RATE_LIMIT: Type.Integer({ default: 6000, minimum: 1, maximum: 10_000_000 }),
+  MAX_ACTIVE_JOBS: Type.Integer({ default: 10_000, minimum: 1, maximum: 1_000_000 }),
   LOG_LEVEL: Type.Unsafe<(typeof levels)[number]>(Type.String({ default: 'info', enum: [...levels] })),
 });
 
@@ -31,6 +40,10 @@ const remedies: Record<keyof Static<typeof EnvironmentSchema>, string> = {
   PAGE_LOCK_MS: 'a whole number of milliseconds from 500 to 600000',
   API_TOKENS: 'bearer tokens of letters, digits and -._~+/, separated by commas',
   ALLOW_ANONYMOUS: 'true or false',
+  ALLOWED_NETWORKS: 'networks, separated by commas',
+  ALLOWED_HOSTS: 'names, "*.name" for all names below one, addresses and networks, separated by commas; or "*"',
+  RATE_LIMIT: 'a whole number of calls a minute from 1 to 10000000',
+  MAX_ACTIVE_JOBS: 'a whole number from 1 to 1000000',
   LOG_LEVEL: `one of ${levels.join(', ')}`,
 };
 
@@ -49,6 +62,14 @@ export interface Config {
   readonly apiTokens: readonly string[];
   /** Whether the API may listen beyond this machine without tokens. */
   readonly allowAnonymous: boolean;
+  /** What jobs may reach although it is not globally reachable. */
+  readonly allowedNetworks: readonly Network[];
+  /** What the Host header may say: entries for `hostMatcher`. */
+  readonly allowedHosts: readonly string[];
+  /** Calls that a client may make in a minute. */
+  readonly rateLimit: number;
+  /** How many jobs may be not at their end. */
+  readonly activeJobsMax: number;
   readonly logLevel: (typeof levels)[number];
 }
 
@@ -92,8 +113,26 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     pageLockMs: env.PAGE_LOCK_MS,
     apiTokens: env.API_TOKENS?.split(/ *, */) ?? [],
     allowAnonymous: env.ALLOW_ANONYMOUS === 'true',
+    allowedNetworks: readNetworks(env.ALLOWED_NETWORKS ?? ''),
+    allowedHosts: readHosts(env),
+    rateLimit: env.RATE_LIMIT,
+    activeJobsMax: env.MAX_ACTIVE_JOBS,
     logLevel: env.LOG_LEVEL,
   };
+}
+
+function readHosts({ HOST, ALLOWED_HOSTS }: { HOST: string; ALLOWED_HOSTS?: string }): string[] {
+  const entries = ALLOWED_HOSTS?.split(',').map((entry) => entry.trim()) ?? [...loopbackHosts];
+  // Nobody calls 0.0.0.0 or ::, and a zone (fe80::1%eth0) is in no Host header.
+  if (ALLOWED_HOSTS === undefined && !/^[0.:]+$|%/.test(HOST)) entries.push(HOST);
+  try {
+    hostMatcher(entries);
+  } catch {
+    const [name, said] =
+      ALLOWED_HOSTS === undefined ? (['HOST', HOST] as const) : (['ALLOWED_HOSTS', ALLOWED_HOSTS] as const);
+    throw new StartError(`${name} is ${JSON.stringify(said)}; it must be ${remedies[name]}`);
+  }
+  return entries;
 }
 
 /** Whether `inner` is `outer` itself or lies below it; both absolute. */

@@ -9,6 +9,7 @@ export const failureReasons = {
   timeout: { meaning: 'connecting, the headers or the next bytes of the body took longer than timeoutMs' },
   too_slow: { meaning: 'the body came slower than minBytesPerSecond' },
   connection: { meaning: 'the connection could not be made, or broke' },
+  blocked_address: { meaning: 'the address is not globally reachable, and ALLOWED_NETWORKS does not have it' },
   truncated: { meaning: 'the body ended before it was whole, or its size is not what the listing said' },
   decode: { meaning: 'the content coding is unknown or the coded body is damaged' },
   too_large: { meaning: 'the body is larger than allowed' },
@@ -61,12 +62,16 @@ export function systemCode(error: unknown): string | undefined {
 export const problems = {
   bad_request: { status: 400, title: 'Bad Request' },
   unauthorized: { status: 401, title: 'Unauthorized' },
+  forbidden: { status: 403, title: 'Forbidden' },
   not_found: { status: 404, title: 'Not Found' },
   not_acceptable: { status: 406, title: 'Not Acceptable' },
   conflict: { status: 409, title: 'Conflict' },
   body_too_large: { status: 413, title: 'Content Too Large' },
+  uri_too_long: { status: 414, title: 'URI Too Long' },
   unsupported_media_type: { status: 415, title: 'Unsupported Media Type' },
   idempotency_conflict: { status: 422, title: 'Unprocessable Content' },
+  too_many_requests: { status: 429, title: 'Too Many Requests' },
+  headers_too_large: { status: 431, title: 'Request Header Fields Too Large' },
   internal: { status: 500, title: 'Internal Server Error' },
   unavailable: { status: 503, title: 'Service Unavailable' },
 } as const satisfies Record<string, { status: number; title: string }>;
@@ -84,11 +89,18 @@ export class Problem extends Error {
   override readonly name = 'Problem';
   readonly kind: ProblemKind;
   readonly errors: readonly FieldError[] | undefined;
+  /** When to try again; undefined: the answer does not say. */
+  readonly retryAfterSeconds: number | undefined;
 
-  constructor(kind: ProblemKind, detail: string, errors?: readonly FieldError[]) {
+  constructor(
+    kind: ProblemKind,
+    detail: string,
+    more: { errors?: readonly FieldError[]; retryAfterSeconds?: number } = {},
+  ) {
     super(detail);
     this.kind = kind;
-    this.errors = errors;
+    this.errors = more.errors;
+    this.retryAfterSeconds = more.retryAfterSeconds ?? (kind === 'unavailable' ? 1 : undefined);
   }
 }
 

@@ -1,7 +1,7 @@
 /** Connections: how many there may be, kept alive, one undici Client for each. */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import type { Socket } from 'node:net';
+import type { LookupFunction, Socket } from 'node:net';
 import { Client, buildConnector } from 'undici';
 import { cachedLookup } from './dns.ts';
 import { FetchError } from './errors.ts';
@@ -37,13 +37,16 @@ function readOpenFilesLimit(): number | null {
  */
 export type Connector = (options: buildConnector.Options, callback: buildConnector.Callback) => Socket;
 
-/** TCP or TLS, names looked up by `cachedLookup`. `tls`: options of tls.connect, such as `ca`. */
-export function openConnector(tls: { ca?: string } = {}): Connector {
+/** TCP or TLS to any address at all, names looked up by `lookup`. `tls`: options of tls.connect, such as `ca`. */
+export function openConnector({
+  lookup = cachedLookup(),
+  ...tls
+}: { lookup?: LookupFunction; ca?: string } = {}): Connector {
   const connect = buildConnector({
     allowH2: false,
     // The fetch engine has its own deadline for this.
     timeout: 0,
-    lookup: cachedLookup(),
+    lookup,
     // The default of 250 ms gives up addresses that are merely far away.
     autoSelectFamilyAttemptTimeout: 1_000,
     ...tls,

@@ -174,6 +174,12 @@ export const RetrySchema = Type.Object(
       3_600_000,
     ),
     maxDelayMs: whole('The delay that is never exceeded.', 30_000, 1, 3_600_000),
+    maxOutageMs: whole(
+      'How long an origin may be in trouble: then the job pauses itself. A file that alone is throttled so long fails.',
+      900_000,
+      1,
+      86_400_000,
+    ),
   },
   {
     ...closed,

@@ -1,7 +1,19 @@
 import { pino, type Logger } from 'pino';
 import type { Config } from './config.ts';
+import { systemCode } from './errors.ts';
 
 /** A logger to standard output: one JSON object a line, each with the process id and the role of its process. */
 export function createLogger(config: Pick<Config, 'logLevel'>, role: string): Logger {
-  return pino({ level: config.logLevel, base: { pid: process.pid, role }, timestamp: pino.stdTimeFunctions.isoTime });
+  return pino({
+    level: config.logLevel,
+    base: { pid: process.pid, role },
+    timestamp: pino.stdTimeFunctions.isoTime,
+    serializers: { err: shownError },
+  });
+}
+
+/** Libraries hang things on errors that are not for a log: ioredis the whole command, a job's secret headers included. */
+function shownError(error: Error): object {
+  const { type, message, stack } = pino.stdSerializers.err(error);
+  return { type, message, stack, code: systemCode(error) };
 }

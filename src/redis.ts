@@ -5,14 +5,17 @@ import { Redis } from 'ioredis';
 
 /**
  * Opens a connection that comes back by itself. `patient`: commands wait until Redis is back (workers: their pages
- * wait); otherwise they fail within 1 s, so that an API request never hangs.
+ * wait); otherwise they fail within `timeoutMs` (1 s), so that an API request never hangs.
  */
-export function connectRedis(url: string, { patient }: { patient: boolean }): Redis {
+export function connectRedis(
+  url: string,
+  { patient, timeoutMs = 1000 }: { patient: boolean; timeoutMs?: number },
+): Redis {
   const redis = new Redis(url, {
     retryStrategy: (attempt) => Math.min(50 * attempt, 1000),
     ...(patient
       ? { maxRetriesPerRequest: null }
-      : { maxRetriesPerRequest: 0, enableOfflineQueue: false, commandTimeout: 1000, connectTimeout: 1000 }),
+      : { maxRetriesPerRequest: 0, enableOfflineQueue: false, commandTimeout: timeoutMs, connectTimeout: 1000 }),
   });
   // Without a listener every failed attempt to connect would be printed; whoever waits for a command is told anyway.
   redis.on('error', () => {});

@@ -7,7 +7,7 @@ import type { Retry } from './schemas.ts';
  * are 300, 600, 1200, 2400 ms. A server that names a time (Retry-After) is never asked before it.
  */
 export function retryDelayMs(
-  retry: Retry,
+  retry: Pick<Retry, 'baseDelayMs' | 'maxDelayMs'>,
   attempt: number,
   retryAfterMs: number | null,
   random: () => number = Math.random,

@@ -91,10 +91,12 @@ export const JobSchema = Type.Object(
     id: Type.String({ format: 'uuid', description: 'A UUIDv7.' }),
     name: nullable(Type.String()),
     state: JobStateSchema,
-    pausedReason: Type.Unsafe<'user' | 'max_failures' | null>({
+    pausedReason: Type.Unsafe<'user' | 'max_failures' | 'outage' | null>({
       type: ['string', 'null'],
-      enum: ['user', 'max_failures', null],
-      description: 'Who paused it: the user, or the job itself because `limits.maxFailures` was reached.',
+      enum: ['user', 'max_failures', 'outage', null],
+      description:
+        'Who paused it: the user, or the job itself because `limits.maxFailures` was reached or its origin was in trouble ' +
+        'for `retry.maxOutageMs`.',
     }),
     source: SourceSchema,
     sink: SinkSchema,

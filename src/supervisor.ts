@@ -1,14 +1,15 @@
 /** Everything on one machine: Redis where there is none, the API and the workers, kept running until a signal. */
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, realpathSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import { holds, type Config } from './config.ts';
+import type { Config } from './config.ts';
 import { StartError } from './errors.ts';
 import { onEndSignals, readyUrl, startErrorExitCode } from './process.ts';
 import { processesWith, signalProcess } from './processes.ts';
 import { startRedisServer, type RedisServer } from './redis-server.ts';
+import { separateFolders } from './separate-folders.ts';
 import { lockStateDir } from './state-lock.ts';
 
 const childEndMs = 8_000;
@@ -71,18 +72,14 @@ export async function supervise(config: Config, logger: Logger, scripts: Scripts
 }
 
 /** Creates both folders and gives the state folder's real path. */
-function createFolders({ dataDir, stateDir }: Config): string {
+function createFolders(config: Config): string {
   try {
-    mkdirSync(dataDir, { recursive: true });
-    mkdirSync(stateDir, { recursive: true, mode: 0o700 });
+    mkdirSync(config.dataDir, { recursive: true });
+    mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
   } catch (error) {
     throw new StartError(`DATA_DIR or STATE_DIR cannot be created: ${String(error)}`);
   }
-  const [data, state] = [realpathSync(dataDir), realpathSync(stateDir)];
-  if (holds(data, state) || holds(state, data)) {
-    throw new StartError(`by their links, STATE_DIR (${state}) and DATA_DIR (${data}) are not two separate folders`);
-  }
-  return state;
+  return separateFolders(config).state;
 }
 
 async function runAll(

@@ -5,6 +5,7 @@ import { pino } from 'pino';
 import { createJobService, type JobService } from '../jobs/service.ts';
 import { buildApp } from '../src/app.ts';
 import type { Job } from '../src/schemas.ts';
+import { noLimiter, openConfig } from './helpers/app.ts';
 import { unknownId } from './helpers/fake-service.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
 
@@ -19,9 +20,9 @@ const apps: FastifyInstance[] = [];
 before(async () => {
   redis = await startTestRedis();
   for (let index = 0; index < 2; index += 1) {
-    const service = createJobService({ redisUrl: redis.url, logger });
+    const service = createJobService({ redisUrl: redis.url, activeJobsMax: 100, logger });
     services.push(service);
-    apps.push(buildApp({ config: { apiTokens: [] }, service, logger }));
+    apps.push(buildApp({ config: openConfig, service, limiter: noLimiter, logger }));
   }
   for (const app of apps) {
     while ((await app.inject('/readyz')).statusCode !== 200) await new Promise(setImmediate);
@@ -75,7 +76,7 @@ test('a job that one API accepted is shown in full by another, its headers by no
       },
       sink: { type: 'directory', path: '' },
       existing: 'skip',
-      retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000 },
+      retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000, maxOutageMs: 900_000 },
       limits: {
         concurrency: 3,
         requestsPerSecond: 0,

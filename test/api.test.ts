@@ -8,6 +8,7 @@ import { pino } from 'pino';
 import { buildApp } from '../src/app.ts';
 import { Problem, type FieldError } from '../src/errors.ts';
 import type { JobRequest } from '../src/schemas.ts';
+import { noLimiter, openConfig } from './helpers/app.ts';
 import { failuresOf, fakeService, jobOf, knownId, unknownId, type Service } from './helpers/fake-service.ts';
 
 const source = { type: 'listing', url: 'http://127.0.0.1:3900/list' } as const;
@@ -24,7 +25,8 @@ function appWith(
       done();
     },
   });
-  const app = buildApp({ config: { apiTokens }, service: fakeService(service), logger: pino(sink) });
+  const config = { ...openConfig, apiTokens };
+  const app = buildApp({ config, service: fakeService(service), limiter: noLimiter, logger: pino(sink) });
   t.after(() => app.close());
   return app;
 }
@@ -116,7 +118,7 @@ test('every unknown field, wrong type and number out of range is named once, non
       filter: {},
       priority: 5,
       headers: { a: 1 },
-      retry: { maxOutageMs: 1, attempts: 0 },
+      retry: { maxOutageMs: 0, attempts: 0 },
       limits: { concurrency: '64', timeoutMs: 99, maxFailures: 1.5, minBytesPerSecond: null },
     }),
     {
@@ -132,7 +134,7 @@ test('every unknown field, wrong type and number out of range is named once, non
       '/filter': 'is not known; known are name, source, sink, existing, headers, retry, limits',
       '/priority': 'is not known; known are name, source, sink, existing, headers, retry, limits',
       '/headers/a': 'must be a string',
-      '/retry/maxOutageMs': 'is not known; known are attempts, baseDelayMs, maxDelayMs',
+      '/retry/maxOutageMs': 'must be between 1 and 86400000',
       '/retry/attempts': 'must be between 1 and 100',
       '/limits/concurrency': 'must be a whole number',
       '/limits/timeoutMs': 'must be between 100 and 3600000',
@@ -333,7 +335,7 @@ test('a stream of failures goes no faster than it is read, and closing the app e
   });
   const { port } = new URL(await app.listen({ port: 0, host: '127.0.0.1' }));
   const client = connect(Number(port), '127.0.0.1');
-  client.write(`GET /jobs/${knownId}/failures HTTP/1.1\r\nhost: h\r\naccept: application/x-ndjson\r\n\r\n`);
+  client.write(`GET /jobs/${knownId}/failures HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n`);
   await once(client, 'readable');
   // Nothing is read from here on: the sockets' buffers fill and the source comes to a halt.
   let before = -1;
@@ -435,7 +437,7 @@ test('bytes that are no HTTP request get a problem too', async (t) => {
   const { port } = new URL(await app.listen({ port: 0, host: '127.0.0.1' }));
   for (const [bytes, status] of [
     ['what?\r\n\r\n', 400],
-    [`GET / HTTP/1.1\r\nhost: h\r\nx: ${'x'.repeat(20_000)}\r\n\r\n`, 431],
+    [`GET / HTTP/1.1\r\nhost: localhost\r\nx: ${'x'.repeat(20_000)}\r\n\r\n`, 431],
   ] as const) {
     const client = connect(Number(port), '127.0.0.1').setEncoding('utf8');
     client.write(bytes);
@@ -457,10 +459,10 @@ test('closing waits for a request in work, and for no connection that is idle or
   });
   const { port } = new URL(await app.listen({ port: 0, host: '127.0.0.1' }));
   const idle = connect(Number(port), '127.0.0.1');
-  idle.write('GET /livez HTTP/1.1\r\nhost: h\r\n\r\n');
+  idle.write('GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n');
   await once(idle, 'data');
   const busy = connect(Number(port), '127.0.0.1').setEncoding('utf8');
-  busy.write('GET /workers HTTP/1.1\r\nhost: h\r\n\r\n');
+  busy.write('GET /workers HTTP/1.1\r\nhost: localhost\r\n\r\n');
   await entered.promise;
   const closed = app.close();
   await once(idle, 'close');

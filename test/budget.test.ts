@@ -34,7 +34,7 @@ after(async () => {
 
 beforeEach(async () => {
   await redis.flushall();
-  await store.create({ id: 'j', spec: jobSpec(), firstToken: 'a', cap: 4, idempotency: null });
+  await store.create({ id: 'j', spec: jobSpec(), firstToken: 'a', cap: 4, activeJobsMax: 10, idempotency: null });
 });
 
 const quiet: PulseRequest = {
@@ -47,6 +47,7 @@ const quiet: PulseRequest = {
   startsPerSecond: 0,
   files: 0,
   bytes: 0,
+  holds: {},
   pages: [],
 };
 
@@ -54,7 +55,7 @@ const ask = async (changes: Partial<PulseRequest>) => pulse(redis, { ...quiet, .
 
 /** As `pulse`, with a lease of its own; only what is granted in flight. */
 async function lease(worker: string, wanted: number, inFlight: number, concurrency: number, leaseMs: number) {
-  const args = [worker, wanted, inFlight, concurrency, leaseMs, 0, 0, 0, 0];
+  const args = [worker, wanted, inFlight, concurrency, leaseMs, 0, 0, 0, 0, '{}'];
   const answer = await script.run(redis, [keys.job, keys.inFlight, keys.live, keys.leases, keys.rate], args);
   return Number((answer as unknown[])[2]);
 }
@@ -217,6 +218,7 @@ test('a worker that gives its share back does not use it while the answer is on 
     redis: slow,
     fetcher: fetcher as unknown as Fetcher,
     worker: 'me',
+    pause: () => assert.fail(),
     onPulseError: (error) => assert.fail(String(error)),
   });
   const items = Array.from({ length: 10 }, (_, index) => `${index}`).map((name) => ({
@@ -229,7 +231,7 @@ test('a worker that gives its share back does not use it while the answer is on 
     await store.begin('j', seq, 0, 'n');
     const attempt = newAttempt(seq, 0, 'n');
     job.begin(attempt);
-    void job.fetch(attempt, new PageFiles(job, writer, items));
+    void job.fetch(attempt, new PageFiles(job.requests, writer, items));
     return attempt;
   };
   try {

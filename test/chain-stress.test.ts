@@ -124,7 +124,14 @@ class Walk {
 
   async run(): Promise<string> {
     const spec = jobSpec({ sink: { type: 'directory', path: this.#id }, limits: { maxFailures: this.#maxFailures } });
-    await this.#store.create({ id: this.#id, spec, firstToken: 'L0.0', cap: this.#capMax, idempotency: null });
+    await this.#store.create({
+      id: this.#id,
+      spec,
+      firstToken: 'L0.0',
+      cap: this.#capMax,
+      activeJobsMax: 1000,
+      idempotency: null,
+    });
     const quiet = 60 + this.#rnd(100);
     for (let steps = 0; ; steps += 1) {
       assert.ok(steps < STEPS_MAX, 'the job does not end');
@@ -410,6 +417,7 @@ class Walk {
       startsPerSecond: 0,
       files: 0,
       bytes: 0,
+      holds: {},
     };
     const pages = [{ seq, nonce, counts: { filesDownloaded: 1 } }];
     const told = pulse(redis, { worker: nonce, job: this.#id, ...budget, pages });

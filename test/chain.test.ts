@@ -44,7 +44,7 @@ const notFound: ListingError = {
 async function create(changes: { id?: string; cap?: number; maxFailures?: number; path?: string } = {}): Promise<void> {
   const { id = 'j', cap = 4, maxFailures = 1000, path = id } = changes;
   const spec = jobSpec({ sink: { type: 'directory', path }, limits: { maxFailures } });
-  const created = await store.create({ id, spec, firstToken: 'a', cap, idempotency: null });
+  const created = await store.create({ id, spec, firstToken: 'a', cap, activeJobsMax: 10, idempotency: null });
   assert.deepEqual(created, { kind: 'ok', epoch: 0, seqs: [0] });
 }
 
@@ -597,6 +597,7 @@ test('two jobs cannot write to one folder, or one into the other, while both are
       spec: jobSpec({ sink: { type: 'directory', path } }),
       firstToken: 'a',
       cap: 4,
+      activeJobsMax: 10,
       idempotency: null,
     });
   const taken = { kind: 'path_in_use', user: 'j' };
@@ -622,6 +623,7 @@ test('an idempotency key gives the first job again for the same request, and ref
       spec: jobSpec({ sink: { type: 'directory', path: id } }),
       firstToken: 'a',
       cap: 4,
+      activeJobsMax: 10,
       idempotency: { key, digest },
     });
   assert.equal((await order('j', 'key', 'digest')).kind, 'ok');
@@ -640,11 +642,28 @@ test('an idempotency key gives the first job again for the same request, and ref
 
 test('a folder in use does not use up the idempotency key', async () => {
   await create();
-  const order = { spec: jobSpec({ sink: { type: 'directory', path: 'j' } }), firstToken: 'a', cap: 4 };
+  const spec = jobSpec({ sink: { type: 'directory', path: 'j' } });
+  const order = { spec, firstToken: 'a', cap: 4, activeJobsMax: 10 };
   const idempotency = { key: 'key', digest: 'digest' };
   assert.equal((await store.create({ ...order, id: 'k', idempotency })).kind, 'path_in_use');
   await wholePage(0, null);
   assert.equal((await store.create({ ...order, id: 'k', idempotency })).kind, 'ok');
+});
+
+function orderAsSecond(id: string): ReturnType<ChainStore['create']> {
+  const spec = jobSpec({ sink: { type: 'directory', path: id } });
+  const idempotency = { key: `key of ${id}`, digest: 'digest' };
+  return store.create({ id, spec, firstToken: 'a', cap: 4, activeJobsMax: 2, idempotency });
+}
+
+test('no more jobs than allowed are active at a time, and one too many leaves nothing behind', async () => {
+  await create();
+  assert.equal((await orderAsSecond('k')).kind, 'ok');
+  assert.deepEqual(await orderAsSecond('l'), { kind: 'full' });
+  assert.deepEqual(await redis.keys('*l'), []);
+  assert.equal((await orderAsSecond('k')).kind, 'replayed', 'what was accepted before is no further job');
+  await wholePage(0, null);
+  assert.equal((await orderAsSecond('l')).kind, 'ok', 'a job that is at its end makes room');
 });
 
 test('a finished job leaves three keys at most beside the index, and none once it is deleted', async () => {
@@ -687,7 +706,7 @@ test('nothing creates a key for a job that is not there', async () => {
 
 test('a job gives back the order it was created with, its secret headers included', async () => {
   const spec = jobSpec({ name: 'mirror', headers: { authorization: 'Bearer x' } });
-  await store.create({ id: 'j', spec, firstToken: 'a', cap: 4, idempotency: null });
+  await store.create({ id: 'j', spec, firstToken: 'a', cap: 4, activeJobsMax: 10, idempotency: null });
   assert.deepEqual(await store.spec('j'), spec);
   assert.doesNotMatch((await record())['spec'] ?? '', /Bearer/);
 });

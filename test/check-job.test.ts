@@ -2,12 +2,14 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { checkJob, fillDefaults } from '../src/check-job.ts';
 import type { JobRequest } from '../src/schemas.ts';
+import { addressPolicy, readNetworks } from '../src/ssrf.ts';
 
 const url = 'http://h/a/list';
+const mayReach = addressPolicy(readNetworks('::1'));
 type Source = JobRequest['source'];
 
 function wrong(request: Partial<JobRequest>): string[] {
-  return checkJob({ source: { type: 'listing', url }, ...request }).map(({ pointer }) => pointer);
+  return checkJob({ source: { type: 'listing', url }, ...request }, mayReach).map(({ pointer }) => pointer);
 }
 
 function wrongSource(source: Partial<Source>): string[] {
@@ -30,7 +32,7 @@ test('defaults fill what is not given, and only that', () => {
     sink: { type: 'directory', path: 'the-id' },
     existing: 'skip',
     headers: {},
-    retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000 },
+    retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000, maxOutageMs: 900_000 },
     limits: {
       concurrency: 7,
       requestsPerSecond: 0,
@@ -67,7 +69,7 @@ test('what was given in full stays as it is', () => {
     sink: { type: 'directory', path: 'p' },
     existing: 'overwrite',
     headers: { Authorization: 'x' },
-    retry: { attempts: 1, baseDelayMs: 1, maxDelayMs: 1 },
+    retry: { attempts: 1, baseDelayMs: 1, maxDelayMs: 1, maxOutageMs: 1 },
     limits: {
       concurrency: 1,
       requestsPerSecond: 1,
@@ -77,7 +79,7 @@ test('what was given in full stays as it is', () => {
       maxFailures: 1,
     },
   };
-  assert.deepEqual(checkJob(request), []);
+  assert.deepEqual(checkJob(request, mayReach), []);
   assert.deepEqual(fillDefaults(request, 'x'), request);
 });
 
@@ -98,6 +100,28 @@ test('a URL must be http or https and hold no credentials', () => {
   ]) {
     assert.deepEqual(wrongSource({ url: bad }), ['/source/url'], bad);
   }
+});
+
+test('an address in a URL must be one that jobs may reach; names are looked up later', () => {
+  for (const bad of [
+    'http://127.0.0.1/',
+    'http://0x7f.1:80/',
+    'https://[::ffff:7f00:1]/x',
+    'http://169.254.169.254/',
+  ]) {
+    assert.deepEqual(wrongSource({ url: bad }), ['/source/url'], bad);
+    assert.deepEqual(wrongSource({ fileUrl: `${bad}?{name}` }), ['/source/fileUrl'], bad);
+  }
+  for (const good of [
+    'http://192.0.1.1/',
+    'http://[2606:2800::1]/',
+    'http://localhost/',
+    'http://127.0.0.1.example/',
+  ]) {
+    assert.deepEqual(wrongSource({ url: good, fileUrl: `${good}?{name}` }), [], good);
+  }
+  const [error] = checkJob({ source: { type: 'listing', url: 'http://127.1/' } }, mayReach);
+  assert.match(error?.detail ?? '', /127\.0\.0\.1 is not globally reachable; ALLOWED_NETWORKS/);
 });
 
 test('fileUrl must lead every name to an address of its own on one http host', () => {
@@ -168,7 +192,7 @@ test('headers are names and values that can be sent, and none that the service s
   }
   const refused =
     'Host,content-length,Connection,keep-alive,Proxy-Authorization,proxy-connection,TE,trailer,Transfer-Encoding,' +
-    'upgrade,expect,accept-encoding,Range,if-none-match,If-Modified-Since';
+    'upgrade,http2-settings,expect,accept-encoding,Range,if-none-match,If-Modified-Since';
   for (const name of [...refused.split(','), '', 'a b', 'a:', 'ä', 'a\n']) {
     assert.deepEqual(wrong({ headers: { [name]: 'x' } }), [`/headers/${name}`], name);
   }

@@ -220,6 +220,13 @@ class Owner implements TransferOwner {
   again(_transfer: Transfer, delayMs: number): void {
     this.delays.push(delayMs);
   }
+
+  answered(): void {}
+
+  /** As an origin that is well for all else. */
+  troubled(transfer: Transfer, error: FetchError): void {
+    transfer.charge(error);
+  }
 }
 
 class Writer implements PageWriter {

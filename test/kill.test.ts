@@ -6,7 +6,7 @@ import { startFileServer, type FileServer } from './helpers/file-server.ts';
 import { TestService, type Role } from './helpers/service.ts';
 import type { Job } from '../src/schemas.ts';
 
-const FILES = 12_000;
+const FILES = 6_000;
 const PAGE = 200;
 
 /** A page whose worker died is back after 15 s by default: shorter here, the path is the same. */
@@ -63,7 +63,7 @@ const killings: { roles: Role[]; title: string }[] = [
 for (const { roles, title } of killings) {
   test(title, { timeout: 120_000 }, async (t) => {
     const { service, server, job } = await begin(t);
-    const ended = await during(service, job.id, FILES / 4, 3, () => {
+    const ended = await during(service, job.id, FILES / 3, 2, () => {
       assert.ok(service.pids('redis').length <= 1);
       service.kill(...roles);
     });
@@ -75,7 +75,7 @@ for (const { roles, title } of killings) {
 
 test('after kill -9 of all at once the next start goes on where it stood', { timeout: 120_000 }, async (t) => {
   const { service, server, job } = await begin(t);
-  const ended = await during(service, job.id, FILES / 4, 3, async () => {
+  const ended = await during(service, job.id, FILES / 3, 2, async () => {
     service.killAll();
     await service.start();
     assert.equal(service.pids('redis').length, 1);

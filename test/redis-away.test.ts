@@ -5,6 +5,7 @@ import { pino } from 'pino';
 import { createJobService, type JobService } from '../jobs/service.ts';
 import { buildApp } from '../src/app.ts';
 import type { Job } from '../src/schemas.ts';
+import { noLimiter, openConfig } from './helpers/app.ts';
 import { unknownId } from './helpers/fake-service.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
 
@@ -18,8 +19,8 @@ let app: FastifyInstance;
 
 before(async () => {
   redis = await startTestRedis();
-  service = createJobService({ redisUrl: redis.url, logger });
-  app = buildApp({ config: { apiTokens: [] }, service, logger });
+  service = createJobService({ redisUrl: redis.url, activeJobsMax: 100, logger });
+  app = buildApp({ config: openConfig, service, limiter: noLimiter, logger });
   await ready();
 });
 

@@ -161,6 +161,22 @@ test('a child that ends by a bug is replaced after it printed its stack', async 
   assert.match(service.errors.join('\n'), /TypeError: a bug\n +at /);
 });
 
+for (const [fixture, stack] of [
+  ['throws-later', /TypeError: a bug in a callback\n +at throwBug/],
+  ['rejects-unheard', /TypeError: a bug nobody waited for\n +at /],
+] as const) {
+  test(`an error that nobody catches (${fixture}) ends a child with its stack, and it is replaced`, async () => {
+    const service = startService(newFolder(), { FIXTURE: fixture, WORKERS: '1' });
+    const [first = 0] = await children(service, 1);
+    await service.line(({ childPid, exitCode }) => (childPid === first && exitCode === 1 ? true : undefined));
+    await children(service, 1, [first]);
+    service.process.kill('SIGTERM');
+    assert.equal((await service.ended).code, 0);
+    assert.match(service.errors.join('\n'), stack);
+    nothingIsLeft(service);
+  });
+}
+
 test('a child that cannot start as it is set up ends the whole service with its one line', async () => {
   const service = startService(newFolder(), { FIXTURE: 'start-error', WORKERS: '0' });
   assert.deepEqual(await service.ended, { code: 1, signal: null });

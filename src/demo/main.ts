@@ -44,7 +44,7 @@ async function demo(options: DemoOptions, interrupted: AbortSignal): Promise<num
   cleanUp.defer(() => server.close());
   const dataDir = join(folder, 'data');
   const logFile = join(folder, 'service.log');
-  const settings = { WORKERS: String(options.workers) };
+  const settings = { WORKERS: String(options.workers), ALLOWED_NETWORKS: '127.0.0.0/8', ALLOWED_HOSTS: '' };
   const service = startService({ port, dataDir, stateDir: join(folder, 'state'), logFile, settings });
   cleanUp.defer(() => service.stop());
 

@@ -84,7 +84,7 @@ async function run(plan: Plan, nginxBinary: string, folder: string, interrupted:
     dataDir,
     stateDir: join(folder, 'state'),
     logFile,
-    settings: { WORKERS: String(workers), REDIS_URL: '' },
+    settings: { WORKERS: String(workers), REDIS_URL: '', ALLOWED_NETWORKS: '127.0.0.0/8' },
   });
   cleanUp.defer(() => service.stop());
   const signal = AbortSignal.any([interrupted, service.gone]);

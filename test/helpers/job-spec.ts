@@ -18,7 +18,7 @@ export function jobSpec(
     sink: { type: 'directory', path: 'files' },
     existing: 'skip',
     headers: {},
-    retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000, ...retry },
+    retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000, maxOutageMs: 900_000, ...retry },
     limits: {
       concurrency: 64,
       requestsPerSecond: 0,

@@ -17,6 +17,7 @@ export class TestService {
   readonly stateDir = join(temporaryFolder(), 'state');
   readonly #settings: Record<string, string>;
   #child: ChildProcess | null = null;
+  #stopped = false;
   url = '';
   /** What the processes printed. */
   output = '';
@@ -28,6 +29,7 @@ export class TestService {
 
   /** Starts it, also again on the same folders; resolves when the API listens. */
   async start(): Promise<this> {
+    this.#stopped = false;
     const child = spawn(process.execPath, [main], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {
@@ -35,6 +37,10 @@ export class TestService {
         REDIS_URL: '',
         PORT: '0',
         WORKERS: '2',
+        ALLOWED_NETWORKS: '127.0.0.0/8',
+        ALLOWED_HOSTS: '',
+        // Tests ask as often as they can.
+        RATE_LIMIT: '1000000',
         DATA_DIR: this.dataDir,
         STATE_DIR: this.stateDir,
         ...this.#settings,
@@ -80,6 +86,7 @@ export class TestService {
 
   /** SIGTERM; resolves with the exit code when the supervisor is gone. */
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {
+    this.#stopped = true;
     const child = this.#child;
     if (child === null || child.exitCode !== null) return child?.exitCode ?? null;
     if (child.signalCode !== null) {
@@ -117,6 +124,8 @@ export class TestService {
       const job = await this.get<Job>(`/jobs/${id}`);
       if (job !== null) each(job);
       if (job !== null && is(job)) return job;
+      // Else a test that failed meanwhile would wait for ever.
+      if (this.#stopped) throw new Error('the service was stopped');
       await new Promise((resolve) => setTimeout(resolve, 25));
     }
   }

@@ -1,0 +1,203 @@
+import type { FetchError } from '../src/errors.ts';
+import { retryDelayMs } from '../src/retry.ts';
+import type { Retry } from '../src/schemas.ts';
+import type { Transfer } from './transfer.ts';
+
+/** So many requests in a row without an answer, and no further one is made before a probe has told why. */
+const UNANSWERED_MAX = 3;
+const PROBE_DELAY_MS_MIN = 200;
+const PROBE_DELAY_MS_MAX = 15_000;
+
+/** What an error says of the origin rather than of the file. `silent`: it may be down. */
+export function troubleOf({ reason, statusCode }: FetchError): 'throttled' | 'silent' | null {
+  if (statusCode === 429 || statusCode === 503) return 'throttled';
+  const silent = reason === 'connection' || reason === 'timeout' || statusCode === 502 || statusCode === 504;
+  return silent ? 'silent' : null;
+}
+
+/** A request that got no answer, until it is known whose fault that was. */
+interface Unanswered {
+  readonly transfer: Transfer;
+  readonly error: FetchError;
+}
+
+/**
+ * How one origin fares, as one job on one worker sees it. An origin in trouble costs the job time, not its files their
+ * attempts. Pure but for the transfers it keeps; all times are those of one monotonic clock, in ms.
+ *
+ * - *Throttled* (429, 503): nothing is asked before Retry-After (or a backoff) has passed; the requests in flight halve,
+ *   then grow by one for each full window of answers (AIMD, RFC 5681 section 3.1).
+ * - *Silent* (connection errors, time-outs, 502, 504): after three in a row, or when nothing else is left to ask, a single
+ *   probe decides. If the origin answers, the silence was the files' own fault; if not, they wait, and further probes follow
+ *   with growing pauses.
+ */
+export class Origin {
+  readonly name: string;
+  readonly #retry: Retry;
+  inFlight = 0;
+  /** Requests that wait until it may be asked again. */
+  readonly waiting: Transfer[] = [];
+  #unanswered: Unanswered[] = [];
+  #inARow = 0;
+  #silentSinceMs: number | null = null;
+  #probesFailed = 0;
+  #nextProbeMs = 0;
+  /** The one request that is made to find out whether it answers. */
+  probing: Transfer | null = null;
+  #lastGood: string | null = null;
+  #lastGoodMs = -Infinity;
+  #throttledSinceMs: number | null = null;
+  #holdUntilMs = 0;
+  #askedForUntilMs = 0;
+  #window = Infinity;
+  #answersInWindow = 0;
+
+  constructor(name: string, retry: Retry) {
+    this.name = name;
+    this.#retry = retry;
+  }
+
+  /** Whether a request may be made now. */
+  mayAsk(nowMs: number): boolean {
+    return nowMs >= this.#holdUntilMs && this.inFlight < this.#window && this.#inARow < UNANSWERED_MAX && !this.isDown;
+  }
+
+  /** A probe found it silent, and none has found it otherwise since. */
+  get isDown(): boolean {
+    return this.#probesFailed > 0;
+  }
+
+  /** Requests that are kept here until it is well again. */
+  get pending(): number {
+    return this.waiting.length + this.#unanswered.length;
+  }
+
+  /** For how long it has been in trouble without a break; 0 if it is not. */
+  troubleMs(nowMs: number): number {
+    const since = Math.min(
+      this.isDown ? (this.#silentSinceMs ?? Infinity) : Infinity,
+      this.#throttledSinceMs ?? Infinity,
+    );
+    return Math.max(0, nowMs - since);
+  }
+
+  /** How long until it may be asked (or probed) again; 0: now. */
+  waitMs(nowMs: number): number {
+    return Math.max(0, this.#holdUntilMs - nowMs, this.isDown ? this.#nextProbeMs - nowMs : 0);
+  }
+
+  /** Until when it asked this worker to be left alone. What other workers heard is not in it: they tell it themselves. */
+  get askedForUntilMs(): number {
+    return this.#askedForUntilMs;
+  }
+
+  /** Leaves it alone until then, as it asked another worker. */
+  hold(untilMs: number): void {
+    this.#holdUntilMs = Math.max(this.#holdUntilMs, untilMs);
+  }
+
+  /** Something came back that tells of no trouble: `goodPath` if it was a file or a page. */
+  answered(nowMs: number, goodPath: string | null): void {
+    if (goodPath !== null) {
+      this.#lastGood = goodPath;
+      this.#lastGoodMs = nowMs;
+    }
+    this.#throttledSinceMs = null;
+    this.#grow();
+    this.#heard();
+  }
+
+  /**
+   * A request was told to come back later. It will, after a backoff of its own; or fails, if it alone has been told so for
+   * `maxOutageMs`.
+   */
+  throttled(nowMs: number, transfer: Transfer, error: FetchError): void {
+    this.#heard();
+    const { throttled } = transfer;
+    const alone = throttled.times > 0 && this.#lastGoodMs > throttled.lastMs;
+    if (throttled.times === 0) throttled.sinceMs = nowMs;
+    throttled.times += 1;
+    throttled.lastMs = nowMs;
+    if (nowMs - throttled.sinceMs >= this.#retry.maxOutageMs && this.#lastGoodMs > throttled.sinceMs) {
+      transfer.giveUp(error);
+      return;
+    }
+    const delayMs = retryDelayMs(this.#retry, throttled.times, error.retryAfterMs);
+    if (!alone) this.#slowDown(nowMs, delayMs);
+    if (error.retryAfterMs !== null) this.#leaveAlone(nowMs + delayMs);
+    transfer.repeat(delayMs);
+  }
+
+  /** A request got no answer. */
+  silent(nowMs: number, transfer: Transfer, error: FetchError): void {
+    this.#inARow += 1;
+    this.#silentSinceMs ??= nowMs;
+    if (this.probing === transfer) {
+      this.probing = null;
+      this.#probesFailed += 1;
+      const ceiling = Math.min(PROBE_DELAY_MS_MAX, PROBE_DELAY_MS_MIN * 2 ** this.#probesFailed);
+      this.#nextProbeMs = nowMs + ceiling * (0.5 + Math.random() / 2);
+    }
+    if (!transfer.isProbe) this.#unanswered.push({ transfer, error });
+  }
+
+  /**
+   * The request to make as a probe now, null if none is due: one that `make` gives for the path that was fetched last, or
+   * else one of those that wait. `idle`: there is nothing else to ask.
+   */
+  probe(nowMs: number, idle: boolean, make: (origin: string, path: string) => Transfer): Transfer | null {
+    const suspected = this.isDown || this.#inARow >= UNANSWERED_MAX || (idle && this.#unanswered.length > 0);
+    if (!suspected || this.probing !== null || this.inFlight > 0 || this.waitMs(nowMs) > 0) return null;
+    this.#unanswered = this.#unanswered.filter(({ transfer }) => !transfer.abandoned);
+    const first = this.#unanswered[0]?.transfer ?? this.waiting.find((transfer) => !transfer.abandoned);
+    if (first === undefined) return null;
+    if (this.#lastGood !== null) return (this.probing = make(this.name, this.#lastGood));
+    if (this.#unanswered.shift() === undefined) this.waiting.splice(0, this.waiting.indexOf(first) + 1);
+    else first.restart();
+    return (this.probing = first);
+  }
+
+  /** A probe that ended without telling anything is none. */
+  forget(transfer: Transfer): void {
+    if (this.probing === transfer) this.probing = null;
+  }
+
+  /** The origin answers: what got no answer was the files' own fault, unless a probe got none either. */
+  #heard(): void {
+    const innocent = this.isDown;
+    const settled = this.#unanswered;
+    this.#inARow = 0;
+    this.probing = null;
+    this.#probesFailed = 0;
+    this.#silentSinceMs = null;
+    if (settled.length === 0) return;
+    this.#unanswered = [];
+    for (const { transfer, error } of settled) {
+      if (transfer.abandoned) continue;
+      if (innocent) transfer.repeat();
+      else transfer.charge(error);
+    }
+  }
+
+  /** One round of requests is one sign, however many of them come back. */
+  #slowDown(nowMs: number, delayMs: number): void {
+    this.#throttledSinceMs ??= nowMs;
+    if (nowMs < this.#holdUntilMs) return;
+    this.#window = Math.max(1, Math.floor(Math.min(this.#window, this.inFlight) / 2));
+    this.#answersInWindow = 0;
+    this.#leaveAlone(nowMs + delayMs);
+  }
+
+  #leaveAlone(untilMs: number): void {
+    this.#askedForUntilMs = Math.max(this.#askedForUntilMs, untilMs);
+    this.hold(untilMs);
+  }
+
+  #grow(): void {
+    if (this.#window === Infinity) return;
+    this.#answersInWindow += 1;
+    if (this.#answersInWindow < this.#window) return;
+    this.#answersInWindow = 0;
+    this.#window += 1;
+  }
+}

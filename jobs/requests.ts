@@ -1,0 +1,218 @@
+import { FetchError } from '../src/errors.ts';
+import type { Fetcher } from '../src/fetch-file.ts';
+import type { JobSpec } from '../src/schemas.ts';
+import { Origin } from './origin.ts';
+import { StartTimes } from './start-times.ts';
+import { Probe, type Transfer, type TransferOwner } from './transfer.ts';
+
+/** Why a request ends whose page is not this worker's any more. Nobody is told. */
+export const ABANDONED = new FetchError('connection', 'the page was given up');
+
+/** Requests that wait for one origin while the pages still give others; more would only take memory. */
+const WAITING_MAX = 1000;
+
+/** One job's requests on this worker: no more in flight, and no sooner, than its shares and its origins allow. */
+export class Requests implements TransferOwner {
+  readonly spec: JobSpec;
+  readonly headers: readonly string[];
+  readonly headersOrigin: string;
+  readonly starts = new StartTimes();
+  readonly #fetcher: Fetcher;
+  /** The next file of the pages in work; null: none is left; 'later': others shall have the event loop first. */
+  readonly #nextFile: () => Transfer | null | 'later';
+  /** To be made before any further file: listings, redirects, retries. */
+  readonly #ready: Transfer[] = [];
+  readonly #inFlight = new Map<Transfer, Origin>();
+  readonly #delays = new Map<NodeJS.Timeout, Transfer>();
+  readonly #origins = new Map<string, Origin>();
+  #granted = 0;
+  #grantedUntilMs = 0;
+  #timer: NodeJS.Timeout | null = null;
+  #timerAtMs = 0;
+  #soon: NodeJS.Immediate | null = null;
+  #closed = false;
+
+  constructor(spec: JobSpec, fetcher: Fetcher, nextFile: () => Transfer | null | 'later') {
+    this.spec = spec;
+    this.headers = Object.entries(spec.headers).flat();
+    this.headersOrigin = new URL(spec.source.url).origin;
+    this.#fetcher = fetcher;
+    this.#nextFile = nextFile;
+  }
+
+  get inFlight(): number {
+    return this.#inFlight.size;
+  }
+
+  /** Requests to be made beside those in flight and the files of the pages, those included that wait for an origin. */
+  get pending(): number {
+    let pending = this.#ready.length;
+    for (const origin of this.#origins.values()) pending += origin.pending;
+    return pending;
+  }
+
+  get origins(): Origin[] {
+    return [...this.#origins.values()];
+  }
+
+  /** As it is known here; what is not known yet is assumed to be well. */
+  origin(name: string): Origin {
+    let origin = this.#origins.get(name);
+    if (origin === undefined) {
+      origin = new Origin(name, this.spec.retry);
+      this.#origins.set(name, origin);
+    }
+    return origin;
+  }
+
+  /** What went wrong before is no longer held against any origin. */
+  forgetOrigins(): void {
+    for (const { waiting } of this.#origins.values()) this.#ready.push(...waiting.splice(0));
+    this.#origins.clear();
+  }
+
+  /** No more than `granted` may be in flight, until `untilMs` (of performance.now()). */
+  grant(granted: number, untilMs: number): void {
+    this.#granted = granted;
+    this.#grantedUntilMs = untilMs;
+  }
+
+  /** Whether what was granted before may be others' by now. */
+  lapsed(nowMs: number): boolean {
+    return nowMs > this.#grantedUntilMs && this.inFlight > 0;
+  }
+
+  /** While it is asked for another grant, no more may be in flight than is: the rest may be others' before the answer. */
+  askingForGrant(): void {
+    this.#granted = Math.min(this.#granted, this.inFlight);
+  }
+
+  add(transfer: Transfer): void {
+    this.#ready.push(transfer);
+    this.pump();
+  }
+
+  again(transfer: Transfer, delayMs: number): void {
+    if (delayMs === 0) {
+      this.#ready.push(transfer);
+      return;
+    }
+    const timer = setTimeout(() => {
+      this.#delays.delete(timer);
+      this.add(transfer);
+    }, delayMs);
+    this.#delays.set(timer, transfer);
+  }
+
+  answered(transfer: Transfer, good: boolean): void {
+    this.#inFlight.get(transfer)?.answered(performance.now(), good ? transfer.path : null);
+  }
+
+  troubled(transfer: Transfer, error: FetchError, trouble: 'throttled' | 'silent'): void {
+    this.#inFlight.get(transfer)?.[trouble](performance.now(), transfer, error);
+  }
+
+  ended(transfer: Transfer): void {
+    const origin = this.#inFlight.get(transfer);
+    this.#inFlight.delete(transfer);
+    if (origin !== undefined) {
+      origin.inFlight -= 1;
+      origin.forget(transfer);
+    }
+    this.pump();
+  }
+
+  /** Starts as many requests as there are and as may be. */
+  pump(): void {
+    for (;;) {
+      const now = performance.now();
+      const limit = now < this.#grantedUntilMs ? this.#granted : 0;
+      if (this.#closed || this.#inFlight.size >= limit || !this.#fetcher.hasRoom) return;
+      const transfer = this.#next(now);
+      if (transfer === null) return;
+      if (this.spec.limits.requestsPerSecond > 0 && !this.starts.take(now)) {
+        this.#ready.unshift(transfer);
+        const next = this.starts.next();
+        if (next !== null) this.#pumpAt(next);
+        return;
+      }
+      const origin = this.origin(transfer.origin);
+      origin.inFlight += 1;
+      this.#inFlight.set(transfer, origin);
+      transfer.exchange = this.#fetcher.start(transfer, transfer);
+    }
+  }
+
+  /** Ends all that belongs to abandoned pages. */
+  dropAbandoned(): void {
+    for (const [timer, transfer] of this.#delays) {
+      if (!transfer.abandoned) continue;
+      clearTimeout(timer);
+      this.#delays.delete(timer);
+    }
+    for (const transfer of this.#inFlight.keys()) if (transfer.abandoned) transfer.exchange?.abort(ABANDONED);
+  }
+
+  /** Starts nothing more. What is in flight is the pages' to end. */
+  close(): void {
+    this.#closed = true;
+    for (const timer of this.#delays.keys()) clearTimeout(timer);
+    for (const transfer of this.#inFlight.keys()) if (transfer.isProbe) transfer.exchange?.abort(ABANDONED);
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    if (this.#soon !== null) clearImmediate(this.#soon);
+  }
+
+  #next(now: number): Transfer | null {
+    let crowded = false;
+    for (const origin of this.#origins.values()) {
+      // Waiting ones first: they are the oldest.
+      while (origin.waiting.length > 0 && origin.mayAsk(now)) {
+        const transfer = origin.waiting.shift();
+        if (transfer !== undefined && !transfer.abandoned) return transfer;
+      }
+      crowded ||= origin.waiting.length >= WAITING_MAX;
+    }
+    while (!crowded) {
+      const transfer = this.#ready.shift() ?? this.#nextFile();
+      if (transfer === 'later') {
+        this.#soon ??= setImmediate(() => {
+          this.#soon = null;
+          this.pump();
+        });
+        return null;
+      }
+      if (transfer === null) return this.#probe(now, true);
+      if (transfer.abandoned) continue;
+      const origin = this.origin(transfer.origin);
+      if (origin.mayAsk(now) || origin.probing === transfer) return transfer;
+      crowded = origin.waiting.push(transfer) >= WAITING_MAX;
+    }
+    return this.#probe(now, false);
+  }
+
+  /** A probe, if an origin is due for one; otherwise sees to it that `pump` is called when one may be asked again. */
+  #probe(now: number, idle: boolean): Transfer | null {
+    let waitMs = Infinity;
+    for (const origin of this.#origins.values()) {
+      const probe = origin.probe(now, idle, (name, path) => new Probe(this, name, path));
+      if (probe !== null) return probe;
+      const wait = origin.waitMs(now);
+      if (wait > 0) waitMs = Math.min(waitMs, wait);
+    }
+    if (waitMs !== Infinity) this.#pumpAt(now + waitMs);
+    return null;
+  }
+
+  #pumpAt(timeMs: number): void {
+    if (this.#timer !== null && this.#timerAtMs <= timeMs) return;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timerAtMs = timeMs;
+    this.#timer = setTimeout(
+      () => {
+        this.#timer = null;
+        this.pump();
+      },
+      Math.max(0, timeMs - performance.now()),
+    );
+  }
+}

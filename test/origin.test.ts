@@ -1,0 +1,214 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Origin } from '../jobs/origin.ts';
+import { Transfer, type TransferOwner } from '../jobs/transfer.ts';
+import { FetchError } from '../src/errors.ts';
+import { jobSpec } from './helpers/job-spec.ts';
+
+const name = 'http://127.0.0.1:9';
+const spec = jobSpec({ retry: { attempts: 3, baseDelayMs: 100, maxDelayMs: 1000, maxOutageMs: 60_000 } });
+
+/** A request whose fate is written down. */
+class Recorded extends Transfer {
+  readonly fate: string[] = [];
+  readonly maxBytes = 1;
+  readonly memoryBytes = 1;
+  abandoned = false;
+
+  constructor(path = '/a') {
+    const owner: TransferOwner = {
+      spec,
+      headers: [],
+      headersOrigin: name,
+      ended: () => {},
+      again: () => this.fate.push('again'),
+      answered: () => {},
+      troubled: () => {},
+    };
+    super(owner, name, path, null);
+  }
+
+  open(): null {
+    return null;
+  }
+
+  protected succeed(): void {}
+  protected fail(error: FetchError): void {
+    this.fate.push(error.reason);
+  }
+
+  protected retried(): void {}
+}
+
+const refused = (): FetchError => new FetchError('connection', 'ECONNREFUSED', { retryable: true });
+const busy = (retryAfterMs?: number): FetchError =>
+  new FetchError('http_status', '503', {
+    retryable: true,
+    statusCode: 503,
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+  });
+
+const make = (_: string, path: string): Transfer => new Recorded(path);
+const origin = (): Origin => new Origin(name, spec.retry);
+
+test('a request without an answer is charged when another one is answered', () => {
+  const one = origin();
+  const lost = new Recorded();
+  one.silent(0, lost, refused());
+  assert.deepEqual([lost.fate, one.mayAsk(1)], [[], true]);
+  one.answered(2, '/b');
+  assert.deepEqual([lost.fate, lost.attempts], [['again'], 2]);
+});
+
+test('after three requests in a row without an answer nothing is asked but one probe, when all others have ended', () => {
+  const one = origin();
+  one.answered(0, '/good');
+  one.inFlight = 2;
+  for (const at of [1, 2, 3]) one.silent(at, new Recorded(), refused());
+  assert.equal(one.mayAsk(4), false);
+  assert.equal(one.probe(4, false, make), null, 'two are still in flight');
+  one.inFlight = 0;
+  const probe = one.probe(5, false, make);
+  assert.equal(probe?.path, '/good');
+  assert.equal(one.probe(6, true, make), null, 'one is enough');
+});
+
+test("where a probe is answered, the silence was the files' own fault", () => {
+  const one = origin();
+  one.answered(0, '/good');
+  const lost = [new Recorded(), new Recorded(), new Recorded()];
+  for (const each of lost) one.silent(1, each, refused());
+  assert.ok(one.probe(2, false, make));
+  one.answered(3, '/good');
+  for (const { fate, attempts } of lost) assert.deepEqual([fate, attempts], [['again'], 2]);
+  assert.equal(one.mayAsk(4), true);
+});
+
+test('where probes get no answer either, files wait without spending attempts, with growing pauses between probes', () => {
+  const one = origin();
+  one.answered(0, '/good');
+  const lost = [new Recorded(), new Recorded(), new Recorded()];
+  for (const each of lost) one.silent(1, each, refused());
+  let now = 2;
+  const pauses: number[] = [];
+  for (let round = 0; round < 12; round += 1) {
+    const probe = one.probe(now, false, make);
+    assert.ok(probe, `round ${round}`);
+    Object.assign(probe, { isProbe: true });
+    one.silent(now, probe, refused());
+    assert.ok(one.isDown && !one.mayAsk(now));
+    assert.equal(one.probe(now, true, make), null, 'not at once');
+    pauses.push(one.waitMs(now));
+    now += one.waitMs(now);
+  }
+  assert.ok((pauses[0] ?? 0) >= 200 && (pauses[0] ?? 0) <= 400);
+  assert.ok(Math.max(...pauses) <= 15_000 && (pauses.at(-1) ?? 0) >= 7_500);
+  assert.ok(one.troubleMs(now) > 60_000);
+  one.answered(now, '/good');
+  for (const { fate, attempts } of lost) assert.deepEqual([fate, attempts], [['again'], 1]);
+  assert.deepEqual([one.mayAsk(now), one.troubleMs(now), one.waitMs(now)], [true, 0, 0]);
+});
+
+test('where nothing was ever fetched, the probe is the request that got no answer', () => {
+  const one = origin();
+  const first = new Recorded('/list');
+  one.silent(0, first, refused());
+  assert.equal(one.probe(1, false, make), null, 'there is more to ask, which may tell');
+  assert.equal(one.probe(1, true, make), first);
+  one.silent(2, first, refused());
+  assert.ok(one.isDown);
+  const wait = one.waitMs(2);
+  assert.equal(one.probe(2 + wait, true, make), first);
+});
+
+test('a page that comes while the origin is down is what is probed with, if its forerunners are gone', () => {
+  const one = origin();
+  const gone = new Recorded('/list');
+  one.silent(0, gone, refused());
+  one.probe(1, true, make);
+  one.silent(2, gone, refused());
+  gone.abandoned = true;
+  const later = 2 + one.waitMs(2);
+  assert.equal(one.probe(later, true, make), null, 'nobody wants anything');
+  const next = new Recorded('/list?2');
+  one.waiting.push(next);
+  assert.equal(one.probe(later, true, make), next);
+  assert.deepEqual(one.waiting, []);
+  one.answered(later + 1, '/list?2');
+  assert.equal(one.mayAsk(later + 1), true);
+});
+
+test('Retry-After keeps all requests back, and the throttled one spends no attempt', () => {
+  const one = origin();
+  one.inFlight = 8;
+  const told = new Recorded();
+  one.throttled(1000, told, busy(5000));
+  assert.deepEqual([told.fate, told.attempts], [['again'], 1]);
+  assert.deepEqual([one.mayAsk(5999), one.waitMs(5999)], [false, 1]);
+  one.inFlight = 3;
+  assert.equal(one.mayAsk(6000), true);
+});
+
+test('requests in flight halve once for a round of throttled ones, and grow again by one for each window of answers', () => {
+  const one = origin();
+  one.inFlight = 8;
+  for (const at of [0, 0, 0]) one.throttled(at, new Recorded(), busy(10));
+  one.inFlight = 4;
+  assert.equal(one.mayAsk(2000), false);
+  one.inFlight = 3;
+  assert.equal(one.mayAsk(2000), true);
+  for (let answers = 0; answers < 4; answers += 1) one.answered(2000, '/a');
+  one.inFlight = 4;
+  assert.equal(one.mayAsk(2000), true);
+  one.inFlight = 5;
+  assert.equal(one.mayAsk(2000), false);
+});
+
+test('a file that alone is throttled for maxOutageMs fails; while all are, it waits', () => {
+  const all = origin();
+  const waits = new Recorded();
+  all.throttled(0, waits, busy(10));
+  all.throttled(60_001, waits, busy(10));
+  assert.deepEqual(waits.fate, ['again', 'again']);
+  assert.ok(all.troubleMs(60_001) >= 60_000);
+  const one = origin();
+  const alone = new Recorded();
+  one.throttled(0, alone, busy(10));
+  one.answered(30_000, '/other');
+  one.throttled(60_001, alone, busy(10));
+  assert.deepEqual(alone.fate, ['again', 'http_status']);
+});
+
+test('a throttled probe is an answer', () => {
+  const one = origin();
+  one.answered(0, '/good');
+  const lost = new Recorded();
+  for (const each of [lost, new Recorded(), new Recorded()]) one.silent(1, each, refused());
+  const probe = one.probe(2, false, make);
+  assert.ok(probe);
+  Object.assign(probe, { isProbe: true });
+  one.silent(3, probe, refused());
+  const again = one.probe(3 + one.waitMs(3), false, make);
+  assert.ok(again);
+  one.throttled(5000, again, busy(10));
+  assert.deepEqual([lost.fate, lost.attempts, one.isDown], [['again'], 1, false]);
+});
+
+test('a file that is throttled again while others succeed slows nobody else down', () => {
+  const one = origin();
+  one.inFlight = 8;
+  const alone = new Recorded();
+  one.throttled(0, alone, busy());
+  const window = (): number => {
+    let requests = 0;
+    for (one.inFlight = 0; one.mayAsk(10_000); one.inFlight += 1) requests += 1;
+    return requests;
+  };
+  assert.equal(window(), 4);
+  for (let at = 1; at < 10; at += 1) {
+    one.answered(at * 1000, '/other');
+    one.throttled(at * 1000 + 1, alone, busy());
+  }
+  assert.ok(window() >= 4);
+  assert.equal(one.waitMs(9_500), 0);
+});

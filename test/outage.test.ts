@@ -1,0 +1,105 @@
+import assert from 'node:assert/strict';
+import { after, before, test, type TestContext } from 'node:test';
+import type { Failure, JobRequest } from '../src/schemas.ts';
+import { startFileServer, type FileServer, type FileServerOptions } from './helpers/file-server.ts';
+import { TestService } from './helpers/service.ts';
+
+const service = new TestService();
+before(() => service.start());
+after(() => service.stop());
+
+async function fileServer(t: TestContext, options: FileServerOptions): Promise<FileServer> {
+  const server = await startFileServer(options);
+  t.after(() => server.stop());
+  return server;
+}
+
+/** One attempt for everything: nothing here may cost any. */
+function order(server: FileServer, path: string, retry: JobRequest['retry'] = {}): JobRequest {
+  return {
+    source: { type: 'listing', url: server.listUrl },
+    sink: { type: 'directory', path },
+    retry: { attempts: 1, baseDelayMs: 1, ...retry },
+    limits: { timeoutMs: 1000, concurrency: 32 },
+  };
+}
+
+test('a server that dies in the middle of a job and comes back costs no file an attempt', async (t) => {
+  const server = await fileServer(t, { files: 4_000, pageSize: 200, latencyMs: 5 });
+  const { id } = await service.post(order(server, 'dies'));
+  await service.until(id, ({ progress }) => progress.filesDownloaded > 500);
+  await server.down();
+  // Long enough for pages to be given back: a probe that finds it down has been made several times by then.
+  const down = performance.now();
+  const during = await service.until(id, () => performance.now() - down > 5_000);
+  assert.equal(during.state, 'running');
+  await server.up();
+  const job = await service.ended(id);
+  // A body that was cut by its end is told from a server that is down, and cost its attempt.
+  assert.ok(job.progress.filesFailed <= 32 && Object.keys(job.failures).every((reason) => reason === 'truncated'));
+  assert.equal(job.progress.filesDownloaded, 4_000 - job.progress.filesFailed);
+});
+
+test('a server that is down from the start is waited for', async (t) => {
+  const server = await fileServer(t, { files: 50 });
+  await server.down();
+  const { id } = await service.post(order(server, 'late'));
+  const { startedAt } = await service.until(id, (job) => job.startedAt !== null);
+  const since = Date.parse(startedAt ?? '');
+  // Some probes have found it down by then.
+  await service.until(id, () => Date.now() - since > 1_000);
+  await server.up();
+  const job = await service.ended(id);
+  assert.equal(job.state, 'completed');
+  assert.equal(job.progress.filesDownloaded, 50);
+});
+
+test('after maxOutageMs the job pauses itself, and resume goes on', async (t) => {
+  const server = await fileServer(t, { files: 2_000, pageSize: 200, latencyMs: 5 });
+  const { id } = await service.post(order(server, 'outage', { maxOutageMs: 500 }));
+  await service.until(id, ({ progress }) => progress.filesDownloaded > 300);
+  await server.down();
+  const paused = await service.ended(id);
+  assert.deepEqual([paused.state, paused.pausedReason], ['paused', 'outage']);
+  await server.up();
+  assert.equal((await fetch(`${service.url}/jobs/${id}/resume`, { method: 'POST' })).status, 202);
+  const job = await service.ended(id);
+  assert.match(job.state, /^completed/);
+  assert.equal(job.progress.filesDownloaded + job.progress.filesFailed, 2_000);
+});
+
+test('Retry-After holds the whole origin, on every worker, and costs no attempt', async (t) => {
+  const server = await fileServer(t, { files: 2_000, pageSize: 100, latencyMs: 5 });
+  server.fault('/get/777.bin', { status: 429, headers: { 'retry-after': '2' }, times: 1 });
+  const { id } = await service.post(order(server, 'throttled'));
+  const job = await service.ended(id);
+  assert.equal(job.state, 'completed');
+  const told = server.requests.find(({ path }) => path === '/get/777.bin')?.atMs ?? 0;
+  // The other worker hears of it within a pulse or two.
+  const quiet = server.requests.filter(({ atMs }) => atMs > told + 900 && atMs < told + 1_950);
+  assert.deepEqual(quiet, []);
+  assert.equal(server.count('/get/777.bin'), 2);
+});
+
+test('a file that alone gets no answer spends its attempts and fails, and the rest arrives', async (t) => {
+  const server = await fileServer(t, { files: 400, pageSize: 100 });
+  server.fault('/get/42.bin', { cut: { after: 'start', by: 'reset' } });
+  server.fault('/get/43.bin', { status: 504 });
+  server.fault('/get/399.bin', { cut: { after: 'start', by: 'silence' } });
+  const { id } = await service.post(order(server, 'alone', { attempts: 3 }));
+  const job = await service.ended(id);
+  assert.equal(job.state, 'completed_with_failures');
+  assert.equal(job.progress.filesDownloaded, 397);
+  const { failures } = (await service.get<{ failures: Failure[] }>(`/jobs/${id}/failures`))!;
+  const told = failures.map(({ name, reason, attempts }) => `${name} ${reason} ${attempts}`);
+  assert.deepEqual(told.sort(), ['399.bin timeout 3', '42.bin connection 3', '43.bin http_status 3']);
+});
+
+test('a file that alone stays throttled for maxOutageMs fails, and the job does not pause', async (t) => {
+  const server = await fileServer(t, { files: 1_500, pageSize: 100, latencyMs: 50 });
+  server.fault('/get/5.bin', { status: 503 });
+  const { id } = await service.post(order(server, 'one-throttled', { maxOutageMs: 1_000, maxDelayMs: 20 }));
+  const job = await service.ended(id);
+  assert.deepEqual([job.state, job.progress.filesFailed], ['completed_with_failures', 1]);
+  assert.deepEqual(job.failures, { http_status: 1 });
+});
