@@ -1,5 +1,6 @@
 /** Collects one body: in memory while it is small, then in a writer. */
 import { FetchError } from './errors.ts';
+import { giveMemoryBackSoon, HUGE_PAGE_BYTES } from './memory.ts';
 import type { BodyWriter } from './sinks/index.ts';
 
 // Each piece that is held costs about as much again as this: bodies that come in crumbs are put together.
@@ -47,8 +48,9 @@ export class Body {
     return null;
   }
 
-  /** Throws away what was written. Does nothing after `finish` returned. */
+  /** Throws away what was written, if `finish` has not returned. To be called at every end, the last of all. */
   abort(): void {
+    if (this.#pieces.length > 0 && this.bytes >= HUGE_PAGE_BYTES) giveMemoryBackSoon();
     this.#writer?.abort();
     this.#writer = null;
   }

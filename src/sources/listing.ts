@@ -54,6 +54,7 @@ function readerOf(spec: ListingSourceSpec): ItemReader {
 
 /** UTF-8 (RFC 8259, section 8.1), with or without a byte-order mark. */
 function parsePage(body: Uint8Array): unknown {
+  if (body.length === 0) throw new FetchError('not_json', 'the page is empty, not JSON');
   try {
     return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body));
   } catch (error) {

@@ -1,0 +1,28 @@
+/** The memory that huge listing pages took goes back to the system. */
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+
+/** A listing page is huge from this many bytes or names on: tens of megabytes once it is parsed. */
+export const HUGE_PAGE_BYTES = 8 * 1024 * 1024;
+export const HUGE_PAGE_NAMES = 20_000;
+
+const delayMs = 5_000;
+let timer: NodeJS.Timeout | null = null;
+
+/**
+ * Gives all that is garbage in 5 s back to the system; calls until then are one. V8 would keep it for good where nothing
+ * but small files follows: it collects when the heap has outgrown what it was at its largest. Holds the process up for
+ * 50 to 200 ms, so it is for pages that were huge alone.
+ */
+export function giveMemoryBackSoon(): void {
+  timer ??= setTimeout(() => {
+    timer = null;
+    void collector()({ type: 'major', execution: 'async', flavor: 'last-resort' });
+  }, delayMs).unref();
+}
+
+/** Node has no call for it: a context that is made after the flag was set has V8's own. */
+function collector(): NodeJS.GCFunction {
+  setFlagsFromString('--expose-gc');
+  return runInNewContext('gc') as NodeJS.GCFunction;
+}
