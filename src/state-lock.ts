@@ -2,6 +2,8 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { StartError } from './errors.ts';
 
+const patienceMs = 500;
+
 /**
  * Makes this process the only one that runs on a state folder; throws StartError where another one does. SQLite locks by
  * fcntl (https://www.sqlite.org/lockingv3.html): the kernel frees the lock however the process ends, and no child
@@ -10,7 +12,8 @@ import { StartError } from './errors.ts';
 export function lockStateDir(stateDir: string): () => void {
   let database: DatabaseSync | undefined;
   try {
-    database = new DatabaseSync(join(stateDir, 'lock.db'));
+    // Of two that ask in the same instant each may see the other's first, shared lock: without patience both would lose.
+    database = new DatabaseSync(join(stateDir, 'lock.db'), { timeout: patienceMs });
     database.exec('BEGIN EXCLUSIVE');
   } catch (error) {
     database?.close();
