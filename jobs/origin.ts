@@ -36,7 +36,7 @@ export class Origin {
   readonly #retry: Retry;
   inFlight = 0;
   /** Requests that wait until it may be asked again. */
-  readonly waiting: Transfer[] = [];
+  waiting: Transfer[] = [];
   #unanswered: Unanswered[] = [];
   #inARow = 0;
   #silentSinceMs: number | null = null;
@@ -148,13 +148,19 @@ export class Origin {
   probe(nowMs: number, idle: boolean, make: (origin: string, path: string) => Transfer): Transfer | null {
     const suspected = this.isDown || this.#inARow >= UNANSWERED_MAX || (idle && this.#unanswered.length > 0);
     if (!suspected || this.probing !== null || this.inFlight > 0 || this.waitMs(nowMs) > 0) return null;
-    this.#unanswered = this.#unanswered.filter(({ transfer }) => !transfer.abandoned);
-    const first = this.#unanswered[0]?.transfer ?? this.waiting.find((transfer) => !transfer.abandoned);
+    this.dropAbandoned();
+    const first = this.#unanswered[0]?.transfer ?? this.waiting[0];
     if (first === undefined) return null;
     if (this.#lastGood !== null) return (this.probing = make(this.name, this.#lastGood));
-    if (this.#unanswered.shift() === undefined) this.waiting.splice(0, this.waiting.indexOf(first) + 1);
+    if (this.#unanswered.shift() === undefined) this.waiting.shift();
     else first.restart();
     return (this.probing = first);
+  }
+
+  /** Forgets requests that nobody wants any more. */
+  dropAbandoned(): void {
+    this.waiting = this.waiting.filter((transfer) => !transfer.abandoned);
+    this.#unanswered = this.#unanswered.filter(({ transfer }) => !transfer.abandoned);
   }
 
   /** A probe that ended without telling anything is none. */

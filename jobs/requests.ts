@@ -150,6 +150,7 @@ export class Requests implements TransferOwner {
       clearTimeout(timer);
       this.#delays.delete(timer);
     }
+    for (const origin of this.#origins.values()) origin.dropAbandoned();
     for (const transfer of this.#inFlight.keys()) if (transfer.abandoned) transfer.exchange?.abort(ABANDONED);
   }
 
@@ -172,8 +173,8 @@ export class Requests implements TransferOwner {
       }
       crowded ||= origin.waiting.length >= WAITING_MAX;
     }
-    while (!crowded) {
-      const transfer = this.#ready.shift() ?? this.#nextFile();
+    for (;;) {
+      const transfer = this.#ready.shift() ?? (crowded ? null : this.#nextFile());
       if (transfer === 'later') {
         this.#soon ??= setImmediate(() => {
           this.#soon = null;
@@ -181,13 +182,12 @@ export class Requests implements TransferOwner {
         });
         return null;
       }
-      if (transfer === null) return this.#probe(now, true);
+      if (transfer === null) return this.#probe(now, !crowded);
       if (transfer.abandoned) continue;
       const origin = this.origin(transfer.origin);
       if (origin.mayAsk(now) || origin.probing === transfer) return transfer;
-      crowded = origin.waiting.push(transfer) >= WAITING_MAX;
+      crowded = origin.waiting.push(transfer) >= WAITING_MAX || crowded;
     }
-    return this.#probe(now, false);
   }
 
   /** A probe, if an origin is due for one; otherwise sees to it that `pump` is called when one may be asked again. */

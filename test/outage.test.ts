@@ -25,7 +25,7 @@ function order(server: FileServer, path: string, retry: JobRequest['retry'] = {}
 }
 
 test('a server that dies in the middle of a job and comes back costs no file an attempt', async (t) => {
-  const server = await fileServer(t, { files: 4_000, pageSize: 200, latencyMs: 5 });
+  const server = await fileServer(t, { files: 10_000, pageSize: 1_000, latencyMs: 1 });
   const { id } = await service.post(order(server, 'dies'));
   await service.until(id, ({ progress }) => progress.filesDownloaded > 500);
   await server.down();
@@ -37,7 +37,7 @@ test('a server that dies in the middle of a job and comes back costs no file an 
   const job = await service.ended(id);
   // A body that was cut by its end is told from a server that is down, and cost its attempt.
   assert.ok(job.progress.filesFailed <= 32 && Object.keys(job.failures).every((reason) => reason === 'truncated'));
-  assert.equal(job.progress.filesDownloaded, 4_000 - job.progress.filesFailed);
+  assert.equal(job.progress.filesDownloaded, 10_000 - job.progress.filesFailed);
 });
 
 test('a server that is down from the start is waited for', async (t) => {
