@@ -165,9 +165,9 @@ export class JobInWork {
   }
 
   /** Whether an origin has been in trouble for longer than pages wait in hand. */
-  #outlasted(ms = WAIT_IN_HAND_MS): boolean {
+  #outlasted(): boolean {
     const now = performance.now();
-    return this.requests.origins.some((origin) => origin.troubleMs(now) >= ms);
+    return this.requests.origins.some((origin) => origin.troubleMs(now) >= WAIT_IN_HAND_MS);
   }
 
   #waitMs(): number {
@@ -178,7 +178,8 @@ export class JobInWork {
 
   /** Gives pages back that wait for an origin, and pauses the job when that took too long. */
   async #checkOrigins(): Promise<void> {
-    if (this.#outlasted(this.spec.retry.maxOutageMs)) {
+    const now = performance.now();
+    if (this.requests.origins.some((origin) => origin.outageMs(now) >= this.spec.retry.maxOutageMs)) {
       await this.#parts.pause('outage', this.#epoch);
       this.requests.forgetOrigins();
       this.#stopAll('moved');

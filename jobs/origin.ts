@@ -47,6 +47,8 @@ export class Origin {
   #lastGood: string | null = null;
   #lastGoodMs = -Infinity;
   #throttledSinceMs: number | null = null;
+  /** When it was last found throttled, or a probe found it silent. */
+  #troubledMs = 0;
   #holdUntilMs = 0;
   #askedForUntilMs = 0;
   #window = Infinity;
@@ -81,6 +83,14 @@ export class Origin {
     return Math.max(0, nowMs - since);
   }
 
+  /**
+   * For how long it is known to have been in trouble: until it was last found so, or asks to be left alone. Others may know
+   * better by now.
+   */
+  outageMs(nowMs: number): number {
+    return this.troubleMs(Math.max(this.#troubledMs, Math.min(nowMs, this.#askedForUntilMs)));
+  }
+
   /** How long until it may be asked (or probed) again; 0: now. */
   waitMs(nowMs: number): number {
     return Math.max(0, this.#holdUntilMs - nowMs, this.isDown ? this.#nextProbeMs - nowMs : 0);
@@ -113,6 +123,7 @@ export class Origin {
    */
   throttled(nowMs: number, transfer: Transfer, error: FetchError): void {
     this.#heard();
+    this.#troubledMs = nowMs;
     const { throttled } = transfer;
     const alone = throttled.times > 0 && this.#lastGoodMs > throttled.lastMs;
     if (throttled.times === 0) throttled.sinceMs = nowMs;
@@ -134,6 +145,7 @@ export class Origin {
     this.#silentSinceMs ??= nowMs;
     if (this.probing === transfer) {
       this.probing = null;
+      this.#troubledMs = nowMs;
       this.#probesFailed += 1;
       const ceiling = Math.min(PROBE_DELAY_MS_MAX, PROBE_DELAY_MS_MIN * 2 ** this.#probesFailed);
       this.#nextProbeMs = nowMs + ceiling * (0.5 + Math.random() / 2);
@@ -154,7 +166,9 @@ export class Origin {
     if (this.#lastGood !== null) return (this.probing = make(this.name, this.#lastGood));
     if (this.#unanswered.shift() === undefined) this.waiting.shift();
     else first.restart();
-    return (this.probing = first);
+    // One that began elsewhere may not be led here again; if it is, it waits here as it is, and can be the probe then.
+    if (first.origin === this.name) this.probing = first;
+    return first;
   }
 
   /** Forgets requests that nobody wants any more. */

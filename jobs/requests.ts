@@ -128,14 +128,16 @@ export class Requests implements TransferOwner {
       const now = performance.now();
       const limit = now < this.#grantedUntilMs ? this.#granted : 0;
       if (this.#closed || this.#inFlight.size >= limit || !this.#fetcher.hasRoom) return;
-      const transfer = this.#next(now);
-      if (transfer === null) return;
-      if (this.spec.limits.requestsPerSecond > 0 && !this.starts.take(now)) {
-        this.#ready.unshift(transfer);
+      const limited = this.spec.limits.requestsPerSecond > 0;
+      // Before a request is chosen: what is chosen is made, a probe above all.
+      if (limited && !this.starts.isDue(now)) {
         const next = this.starts.next();
         if (next !== null) this.#pumpAt(next);
         return;
       }
+      const transfer = this.#next(now);
+      if (transfer === null) return;
+      if (limited) this.starts.take(now);
       const origin = this.origin(transfer.origin);
       origin.inFlight += 1;
       this.#inFlight.set(transfer, origin);
@@ -185,7 +187,7 @@ export class Requests implements TransferOwner {
       if (transfer === null) return this.#probe(now, !crowded);
       if (transfer.abandoned) continue;
       const origin = this.origin(transfer.origin);
-      if (origin.mayAsk(now) || origin.probing === transfer) return transfer;
+      if (origin.mayAsk(now)) return transfer;
       crowded = origin.waiting.push(transfer) >= WAITING_MAX || crowded;
     }
   }

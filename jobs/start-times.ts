@@ -24,17 +24,23 @@ export class StartTimes {
     if (count > 0 && lateMsMax > 0) this.#grants.push({ atMs: heardMs + delayMs, left: count, lateMsMax });
   }
 
-  /** Uses one slot if one is due. Those that are past for too long are lost. */
-  take(nowMs: number): boolean {
+  /** Whether a slot is due. Those that are past for too long are lost. */
+  isDue(nowMs: number): boolean {
     for (let grant = this.#grants[0]; grant !== undefined; grant = this.#grants[0]) {
       const late = Math.min(grant.left, Math.floor((nowMs - grant.lateMsMax - grant.atMs) / this.#intervalMs) + 1);
       if (late > 0) this.#use(grant, late);
       if (grant.left === 0) continue;
-      if (grant.atMs > nowMs) return false;
-      this.#use(grant, 1);
-      return true;
+      return grant.atMs <= nowMs;
     }
     return false;
+  }
+
+  /** Uses one slot if one is due. */
+  take(nowMs: number): boolean {
+    const grant = this.isDue(nowMs) ? this.#grants[0] : undefined;
+    if (grant === undefined) return false;
+    this.#use(grant, 1);
+    return true;
   }
 
   /** When the next slot is due, null if none is left. */

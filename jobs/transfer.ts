@@ -103,7 +103,8 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
   onError(error: FetchError): void {
     this.exchange = null;
     if (!this.abandoned) {
-      const trouble = troubleOf(error);
+      // A probe that tells nothing is not made again at once.
+      const trouble = this.isProbe && SAYS_NOTHING.has(error.reason) ? 'silent' : troubleOf(error);
       if (error.stale && !this.#resent) {
         // The server had closed an idle connection: this request never reached it.
         this.#resent = true;
