@@ -72,12 +72,12 @@ export class JobInWork {
 
   /** How long it makes no sense to begin a page of this epoch, in ms; 0: begin now. */
   comeBackInMs(epoch: number): number {
-    if (epoch > this.#epoch) this.#enterEpoch(epoch);
+    this.#enterEpoch(epoch);
     return this.#outlasted() ? this.#waitMs() : 0;
   }
 
   begin(attempt: Attempt): void {
-    if (attempt.epoch > this.#epoch) this.#enterEpoch(attempt.epoch);
+    this.#enterEpoch(attempt.epoch);
     this.#attempts.add(attempt);
     attempt.stop.signal.addEventListener('abort', () => {
       attempt.listing?.cancel();
@@ -160,6 +160,7 @@ export class JobInWork {
 
   /** After a pause, origins are given another chance. */
   #enterEpoch(epoch: number): void {
+    if (epoch <= this.#epoch) return;
     this.#epoch = epoch;
     this.requests.forgetOrigins();
   }

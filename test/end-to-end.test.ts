@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, test, type TestContext } from 'node:test';
+import { after, before, test } from 'node:test';
 import type { Failure, Job } from '../src/schemas.ts';
-import { startFileServer, type FileServer, type FileServerOptions } from './helpers/file-server.ts';
+import { fileServer, type FileServer } from './helpers/file-server.ts';
 import { TestService } from './helpers/service.ts';
 
 const service = new TestService();
@@ -11,12 +11,6 @@ before(() => service.start());
 after(async () => {
   assert.equal(await service.stop(), 0);
 });
-
-async function fileServer(t: TestContext, options: FileServerOptions): Promise<FileServer> {
-  const server = await startFileServer(options);
-  t.after(() => server.stop());
-  return server;
-}
 
 function namesIn(path: string): string[] {
   return readdirSync(join(service.dataDir, path), { recursive: true, withFileTypes: true })

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, test, type TestContext } from 'node:test';
+import { after, before, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import type { Failure, Job } from '../src/schemas.ts';
-import { startFileServer, type Fault, type FileServer, type FileServerOptions } from './helpers/file-server.ts';
+import { fileServer, type Fault, type FileServer } from './helpers/file-server.ts';
 import { TestService } from './helpers/service.ts';
 
 const service = new TestService();
@@ -12,12 +12,6 @@ before(() => service.start());
 after(async () => {
   assert.equal(await service.stop(), 0);
 });
-
-async function fileServer(t: TestContext, options: FileServerOptions): Promise<FileServer> {
-  const server = await startFileServer(options);
-  t.after(() => server.stop());
-  return server;
-}
 
 /** Everything below DATA_DIR, relative to it, folders apart. */
 function stored(path = ''): string[] {

@@ -1,18 +1,12 @@
 import assert from 'node:assert/strict';
-import { after, before, test, type TestContext } from 'node:test';
+import { after, before, test } from 'node:test';
 import type { Failure, JobRequest } from '../src/schemas.ts';
-import { startFileServer, type FileServer, type FileServerOptions } from './helpers/file-server.ts';
+import { fileServer, type FileServer } from './helpers/file-server.ts';
 import { TestService } from './helpers/service.ts';
 
 const service = new TestService();
 before(() => service.start());
 after(() => service.stop());
-
-async function fileServer(t: TestContext, options: FileServerOptions): Promise<FileServer> {
-  const server = await startFileServer(options);
-  t.after(() => server.stop());
-  return server;
-}
 
 /** One attempt for everything: nothing here may cost any. */
 function order(server: FileServer, path: string, retry: JobRequest['retry'] = {}): JobRequest {

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { performance } from 'node:perf_hooks';
 import { brotliCompressSync, deflateRawSync, deflateSync, gzipSync, zstdCompressSync } from 'node:zlib';
+import type { TestContext } from 'node:test';
 
 const coders = {
   gzip: gzipSync,
@@ -135,6 +136,13 @@ export interface FileServer {
 export async function startFileServer(options: FileServerOptions = {}): Promise<FileServer> {
   const server = new TestFileServer(options);
   await server.up();
+  return server;
+}
+
+/** `startFileServer` for one test: it is stopped when the test ends, whatever its outcome. */
+export async function fileServer(t: TestContext, options: FileServerOptions): Promise<FileServer> {
+  const server = await startFileServer(options);
+  t.after(() => server.stop());
   return server;
 }
 
