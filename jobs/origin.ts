@@ -7,6 +7,8 @@ import type { Transfer } from './transfer.ts';
 const UNANSWERED_MAX = 3;
 const PROBE_DELAY_MS_MIN = 200;
 const PROBE_DELAY_MS_MAX = 15_000;
+/** Trouble that nothing was heard of for so long may have ended in between: new trouble begins anew. */
+const TROUBLE_REMEMBERED_MS = 120_000;
 
 /** What an error says of the origin rather than of the file. `silent`: it may be down. */
 export function troubleOf({ reason, statusCode }: FetchError): 'throttled' | 'silent' | null {
@@ -26,7 +28,8 @@ interface Unanswered {
  * attempts. Pure but for the transfers it keeps; all times are those of one monotonic clock, in ms.
  *
  * - *Throttled* (429, 503): nothing is asked before Retry-After (or a backoff) has passed; the requests in flight halve,
- *   then grow by one for each full window of answers (AIMD, RFC 5681 section 3.1).
+ *   then grow by one for each full window of answers (AIMD, RFC 5681 section 3.1). Then the URL that was fetched last is
+ *   asked first: if that is answered, it was the files' own trouble.
  * - *Silent* (connection errors, time-outs, 502, 504): after three in a row, or when nothing else is left to ask, a single
  *   probe decides. If the origin answers, the silence was the files' own fault; if not, they wait, and further probes follow
  *   with growing pauses.
@@ -47,8 +50,14 @@ export class Origin {
   #lastGood: string | null = null;
   #lastGoodMs = -Infinity;
   #throttledSinceMs: number | null = null;
+  /** Rounds of requests that were told to come back later, since the last answer. */
+  #rounds = 0;
+  /** Whether the URL that was fetched last is to be asked before anything else. */
+  #doubted = false;
   /** When it was last found throttled, or a probe found it silent. */
   #troubledMs = 0;
+  /** When any sign of trouble was seen last. */
+  #signMs = 0;
   #holdUntilMs = 0;
   #askedForUntilMs = 0;
   #window = Infinity;
@@ -61,7 +70,11 @@ export class Origin {
 
   /** Whether a request may be made now. */
   mayAsk(nowMs: number): boolean {
-    return nowMs >= this.#holdUntilMs && this.inFlight < this.#window && this.#inARow < UNANSWERED_MAX && !this.isDown;
+    return nowMs >= this.#holdUntilMs && this.inFlight < this.#window && !this.#suspected;
+  }
+
+  get #suspected(): boolean {
+    return this.isDown || this.#doubted || this.#inARow >= UNANSWERED_MAX;
   }
 
   /** A probe found it silent, and none has found it otherwise since. */
@@ -76,6 +89,7 @@ export class Origin {
 
   /** For how long it has been in trouble without a break; 0 if it is not. */
   troubleMs(nowMs: number): number {
+    if (this.#isForgotten(nowMs)) return 0;
     const since = Math.min(
       this.isDown ? (this.#silentSinceMs ?? Infinity) : Infinity,
       this.#throttledSinceMs ?? Infinity,
@@ -113,6 +127,8 @@ export class Origin {
       this.#lastGoodMs = nowMs;
     }
     this.#throttledSinceMs = null;
+    this.#rounds = 0;
+    this.#doubted = false;
     this.#grow();
     this.#heard();
   }
@@ -123,7 +139,8 @@ export class Origin {
    */
   throttled(nowMs: number, transfer: Transfer, error: FetchError): void {
     this.#heard();
-    this.#troubledMs = nowMs;
+    if (this.#isForgotten(nowMs)) this.#throttledSinceMs = null;
+    this.#troubledMs = this.#signMs = nowMs;
     const { throttled } = transfer;
     const alone = throttled.times > 0 && this.#lastGoodMs > throttled.lastMs;
     if (throttled.times === 0) throttled.sinceMs = nowMs;
@@ -133,14 +150,16 @@ export class Origin {
       transfer.giveUp(error);
       return;
     }
-    const delayMs = retryDelayMs(this.#retry, throttled.times, error.retryAfterMs);
-    if (!alone) this.#slowDown(nowMs, delayMs);
+    const delayMs = retryDelayMs(this.#retry, Math.max(throttled.times, this.#rounds + 1), error.retryAfterMs);
+    if (!alone) this.#slowDown(nowMs, delayMs, transfer.isProbe);
     if (error.retryAfterMs !== null) this.#leaveAlone(nowMs + delayMs);
     transfer.repeat(delayMs);
   }
 
   /** A request got no answer. */
   silent(nowMs: number, transfer: Transfer, error: FetchError): void {
+    if (this.#isForgotten(nowMs)) this.#silentSinceMs = null;
+    this.#signMs = nowMs;
     this.#inARow += 1;
     this.#silentSinceMs ??= nowMs;
     if (this.probing === transfer) {
@@ -158,8 +177,10 @@ export class Origin {
    * else one of those that wait. `idle`: there is nothing else to ask.
    */
   probe(nowMs: number, idle: boolean, make: (origin: string, path: string) => Transfer): Transfer | null {
-    const suspected = this.isDown || this.#inARow >= UNANSWERED_MAX || (idle && this.#unanswered.length > 0);
-    if (!suspected || this.probing !== null || this.inFlight > 0 || this.waitMs(nowMs) > 0) return null;
+    const suspected = this.#suspected || (idle && this.#unanswered.length > 0);
+    if (!suspected || this.probing !== null || this.waitMs(nowMs) > 0) return null;
+    // What is in flight may tell, but a long download shall not keep a throttled origin's other files back.
+    if (this.inFlight > 0 && !this.#doubted) return null;
     this.dropAbandoned();
     const first = this.#unanswered[0]?.transfer ?? this.waiting[0];
     if (first === undefined) return null;
@@ -200,12 +221,20 @@ export class Origin {
   }
 
   /** One round of requests is one sign, however many of them come back. */
-  #slowDown(nowMs: number, delayMs: number): void {
+  #slowDown(nowMs: number, delayMs: number, byProbe: boolean): void {
     this.#throttledSinceMs ??= nowMs;
     if (nowMs < this.#holdUntilMs) return;
+    this.#rounds += 1;
+    // In turns: else a URL that alone is in trouble by now would keep all others from being asked.
+    this.#doubted = this.#lastGood !== null && !byProbe;
     this.#window = Math.max(1, Math.floor(Math.min(this.#window, this.inFlight) / 2));
     this.#answersInWindow = 0;
     this.#leaveAlone(nowMs + delayMs);
+  }
+
+  /** Whether what is known of its trouble is too old to say anything. */
+  #isForgotten(nowMs: number): boolean {
+    return nowMs - Math.max(this.#signMs, this.#holdUntilMs) > TROUBLE_REMEMBERED_MS;
   }
 
   #leaveAlone(untilMs: number): void {

@@ -109,7 +109,7 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
         // The server had closed an idle connection: this request never reached it.
         this.#resent = true;
         this.owner.again(this, 0);
-      } else if (error.retryable && trouble !== null) {
+      } else if ((error.retryable || this.isProbe) && trouble !== null) {
         this.owner.troubled(this, error, trouble);
       } else {
         if (!SAYS_NOTHING.has(error.reason)) this.owner.answered(this, false);

@@ -212,3 +212,51 @@ test('a file that is throttled again while others succeed slows nobody else down
   assert.ok(window() >= 4);
   assert.equal(one.waitMs(9_500), 0);
 });
+
+test('after a round of throttled requests the URL that was fetched last is asked first, and tells whose trouble it is', () => {
+  const one = origin();
+  one.answered(0, '/good');
+  const alone = new Recorded();
+  one.throttled(1, alone, busy());
+  one.waiting.push(alone);
+  const later = 1 + one.waitMs(1);
+  assert.equal(one.mayAsk(later), false);
+  assert.equal(one.probe(later, true, make)?.path, '/good');
+  one.answered(later, '/good');
+  assert.deepEqual([one.mayAsk(later), one.troubleMs(later)], [true, 0]);
+  one.throttled(60_002, alone, busy());
+  assert.deepEqual(alone.fate, ['again', 'http_status'], 'others were answered: it fails, the job does not pause');
+});
+
+test('a URL that was fetched before and is throttled now does not keep all others from being asked', () => {
+  const one = origin();
+  one.answered(0, '/good');
+  const waits = new Recorded();
+  one.throttled(1, waits, busy(10));
+  one.waiting.push(waits);
+  const held = 1 + one.waitMs(1);
+  const probe = one.probe(held, true, make);
+  assert.ok(probe);
+  Object.assign(probe, { isProbe: true });
+  one.throttled(held, probe, busy(10));
+  const later = held + one.waitMs(held);
+  assert.equal(one.mayAsk(later), true);
+  one.throttled(later, waits, busy(10));
+  assert.equal(one.mayAsk(later + 1000), false, 'they take turns');
+});
+
+test('trouble that nothing was heard of for minutes is not counted with new trouble', () => {
+  const one = origin();
+  one.throttled(0, new Recorded(), busy(10));
+  assert.ok(one.troubleMs(60_000) >= 60_000);
+  assert.equal(one.troubleMs(600_000), 0);
+  one.throttled(600_000, new Recorded(), busy(10));
+  assert.ok(one.outageMs(600_001) <= 1);
+  const silent = origin();
+  silent.silent(0, new Recorded(), refused());
+  silent.silent(600_000, new Recorded(), refused());
+  const probe = new Recorded();
+  silent.probing = probe;
+  silent.silent(600_001, probe, refused());
+  assert.equal(silent.outageMs(600_001), 1);
+});

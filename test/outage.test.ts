@@ -97,3 +97,12 @@ test('a file that alone stays throttled for maxOutageMs fails, and the job does 
   assert.deepEqual([job.state, job.progress.filesFailed], ['completed_with_failures', 1]);
   assert.deepEqual(job.failures, { http_status: 1 });
 });
+
+test('a file that stays throttled when it is all that is left fails after maxOutageMs', async (t) => {
+  const server = await fileServer(t, { files: 300, pageSize: 100 });
+  server.fault('/get/299.bin', { status: 503 });
+  const { id } = await service.post(order(server, 'last-throttled', { maxOutageMs: 1_000, maxDelayMs: 20 }));
+  const job = await service.ended(id);
+  assert.deepEqual([job.state, job.failures], ['completed_with_failures', { http_status: 1 }]);
+  assert.equal(job.progress.filesDownloaded, 299);
+});
