@@ -12,6 +12,8 @@ import { START_LATE_MS_MAX } from './start-times.ts';
 const PULSE_MS = 250;
 /** A worker that needs its share now does not wait for the next pulse, but for this. */
 const SOON_MS = 20;
+/** As one that walks through tiny pages does for each of them. */
+const AT_ONCE_MS = 1;
 /** Pages wait in hand for an origin in trouble; after this they are given back, so that others get their places. */
 const WAIT_IN_HAND_MS = 3000;
 const COME_BACK_MS_MAX = 15_000;
@@ -40,6 +42,8 @@ export class JobInWork {
   #timer: NodeJS.Timeout | null = null;
   #pulsing = false;
   #pulseAgain = false;
+  #pulseAtMs = 0;
+  #startsGranted = false;
   #settledBefore = 0;
   #bytesBefore = 0;
   #settledEnded = 0;
@@ -52,7 +56,10 @@ export class JobInWork {
     this.id = parts.id;
     this.spec = parts.spec;
     this.sink = parts.sink;
-    this.requests = new Requests(parts.spec, parts.fetcher, () => this.#nextFile());
+    this.requests = new Requests(parts.spec, parts.fetcher, {
+      nextFile: () => this.#nextFile(),
+      outOfStarts: () => this.#outOfStarts(),
+    });
   }
 
   get pagesInWork(): number {
@@ -189,18 +196,28 @@ export class JobInWork {
     }
   }
 
-  #pulseSoon(): void {
+  /** Who asked for few starts, as it did not know of more to make, and has used them, asks again. */
+  #outOfStarts(): void {
+    if (!this.#startsGranted) return;
+    this.#startsGranted = false;
+    this.#pulseSoon(AT_ONCE_MS);
+  }
+
+  #pulseSoon(delayMs = SOON_MS): void {
     if (this.#pulsing) this.#pulseAgain = true;
-    else this.#pulseIn(SOON_MS);
+    else this.#pulseIn(delayMs);
   }
 
   #pulseIn(delayMs: number): void {
-    if (this.#closed) return;
+    const at = performance.now() + delayMs;
+    if (this.#closed || (this.#timer !== null && this.#pulseAtMs <= at)) return;
     if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#pulseAtMs = at;
     this.#timer = setTimeout(() => void this.#pulse(), delayMs);
   }
 
   async #pulse(): Promise<void> {
+    this.#timer = null;
     this.#pulsing = true;
     this.#pulseAgain = false;
     try {
@@ -246,6 +263,7 @@ export class JobInWork {
     this.#bytesBefore = bytes;
     const heard = performance.now();
     requests.grant(answer.granted, asked + LEASE_MS);
+    this.#startsGranted = answer.starts > 0;
     requests.starts.grant(asked, heard, answer.startDelayMs, answer.starts, 1000 / (startsPerSecond || 1));
     for (const [origin, ms] of Object.entries(answer.holds)) requests.origin(origin).hold(heard + ms);
     this.#stopLost(attempts, answer);

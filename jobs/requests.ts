@@ -11,6 +11,14 @@ export const ABANDONED = new FetchError('connection', 'the page was given up');
 /** Requests that wait for one origin while the pages still give others; more would only take memory. */
 const WAITING_MAX = 1000;
 
+/** What requests need of the pages they are made for. */
+export interface Demand {
+  /** The next file of the pages in work; null: none is left; 'later': others shall have the event loop first. */
+  nextFile(): Transfer | null | 'later';
+  /** All starts that were granted are used, or lost; there may be nothing left to start. */
+  outOfStarts(): void;
+}
+
 /** One job's requests on this worker: no more in flight, and no sooner, than its shares and its origins allow. */
 export class Requests implements TransferOwner {
   readonly spec: JobSpec;
@@ -18,8 +26,7 @@ export class Requests implements TransferOwner {
   readonly headersOrigin: string;
   readonly starts = new StartTimes();
   readonly #fetcher: Fetcher;
-  /** The next file of the pages in work; null: none is left; 'later': others shall have the event loop first. */
-  readonly #nextFile: () => Transfer | null | 'later';
+  readonly #demand: Demand;
   /** To be made before any further file: listings, redirects, retries. */
   readonly #ready: Transfer[] = [];
   readonly #inFlight = new Map<Transfer, Origin>();
@@ -32,12 +39,12 @@ export class Requests implements TransferOwner {
   #soon: NodeJS.Immediate | null = null;
   #closed = false;
 
-  constructor(spec: JobSpec, fetcher: Fetcher, nextFile: () => Transfer | null | 'later') {
+  constructor(spec: JobSpec, fetcher: Fetcher, demand: Demand) {
     this.spec = spec;
     this.headers = Object.entries(spec.headers).flat();
     this.headersOrigin = new URL(spec.source.url).origin;
     this.#fetcher = fetcher;
-    this.#nextFile = nextFile;
+    this.#demand = demand;
   }
 
   get inFlight(): number {
@@ -132,7 +139,8 @@ export class Requests implements TransferOwner {
       // Before a request is chosen: what is chosen is made, a probe above all.
       if (limited && !this.starts.isDue(now)) {
         const next = this.starts.next();
-        if (next !== null) this.#pumpAt(next);
+        if (next === null) this.#demand.outOfStarts();
+        else this.#pumpAt(next);
         return;
       }
       const transfer = this.#next(now);
@@ -176,7 +184,7 @@ export class Requests implements TransferOwner {
       crowded ||= origin.waiting.length >= WAITING_MAX;
     }
     for (;;) {
-      const transfer = this.#ready.shift() ?? (crowded ? null : this.#nextFile());
+      const transfer = this.#ready.shift() ?? (crowded ? null : this.#demand.nextFile());
       if (transfer === 'later') {
         this.#soon ??= setImmediate(() => {
           this.#soon = null;

@@ -12,6 +12,7 @@ import { ChainStore, jobKeys } from '../jobs/store.ts';
 import type { FetchError } from '../src/errors.ts';
 import type { FetchHandler, Fetcher } from '../src/fetch-file.ts';
 import { Script, connectRedis } from '../src/redis.ts';
+import type { JobSpec } from '../src/schemas.ts';
 import { jobSpec } from './helpers/job-spec.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
 
@@ -183,6 +184,31 @@ test('whatever workers come, go and die, no more requests than the limit are in 
   }
 });
 
+/** A job on a worker whose requests are written down instead of made. */
+function jobOn(redis: Redis, spec: JobSpec) {
+  const started: FetchHandler[] = [];
+  const fetcher = {
+    hasRoom: true,
+    maxInFlight: 100,
+    start: (_: unknown, handler: FetchHandler) => {
+      started.push(handler);
+      return { abort: (error: FetchError) => handler.onError(error) };
+    },
+  };
+  const writer = { find: () => null, put: () => {}, open: () => assert.fail() };
+  const job = new JobInWork({
+    id: 'j',
+    spec,
+    sink: { page: () => writer, sweep: () => {}, close: () => {} },
+    redis,
+    fetcher: fetcher as unknown as Fetcher,
+    worker: 'me',
+    pause: () => assert.fail(),
+    onPulseError: (error) => assert.fail(String(error)),
+  });
+  return { job, started, writer };
+}
+
 test('a worker that gives its share back does not use it while the answer is on its way', async () => {
   const asked = new EventEmitter();
   let answered: Promise<void> = Promise.resolve();
@@ -201,26 +227,7 @@ test('a worker that gives its share back does not use it while the answer is on 
   const holds = async (many: number): Promise<void> => {
     for await (const [held] of on(asked, 'pulse')) if (Number(held) === many) return;
   };
-  const started: FetchHandler[] = [];
-  const fetcher = {
-    hasRoom: true,
-    maxInFlight: 100,
-    start: (_: unknown, handler: FetchHandler) => {
-      started.push(handler);
-      return { abort: (error: FetchError) => handler.onError(error) };
-    },
-  };
-  const writer = { find: () => null, put: () => {}, open: () => assert.fail() };
-  const job = new JobInWork({
-    id: 'j',
-    spec: jobSpec({ limits: { concurrency: 10 } }),
-    sink: { page: () => writer, sweep: () => {}, close: () => {} },
-    redis: slow,
-    fetcher: fetcher as unknown as Fetcher,
-    worker: 'me',
-    pause: () => assert.fail(),
-    onPulseError: (error) => assert.fail(String(error)),
-  });
+  const { job, started, writer } = jobOn(slow, jobSpec({ limits: { concurrency: 10 } }));
   const items = Array.from({ length: 10 }, (_, index) => `${index}`).map((name) => ({
     name,
     origin: 'http://127.0.0.1:9',
@@ -252,6 +259,27 @@ test('a worker that gives its share back does not use it while the answer is on 
     gate.resolve();
     assert.equal(started.length, 10, 'ten of the other worker and these are in flight');
   } finally {
+    await job.close();
+  }
+});
+
+test('a page that is walked does not wait for the regular pulse to list the next', async (t) => {
+  const { job, started } = jobOn(redis, jobSpec({ limits: { requestsPerSecond: 1000 } }));
+  await store.begin('j', 0, 0, 'n');
+  const attempt = newAttempt(0, 0, 'n');
+  const timers = t.mock.method(globalThis, 'setTimeout');
+  try {
+    job.begin(attempt);
+    for (let page = 1; page <= 20; page += 1) {
+      const listed = job.list(attempt, 'http://127.0.0.1:9/list');
+      while (started.length < page) await setImmediate();
+      started.at(-1)?.onBody({ statusCode: 200, headers: {}, body: new Uint8Array(), bytes: 0 });
+      await listed;
+    }
+    const waits = timers.mock.calls.map(({ arguments: [, delayMs] }) => Number(delayMs));
+    assert.ok(waits.filter((ms) => ms <= 20).length >= 19, `it waited ${waits.join(', ')} ms`);
+  } finally {
+    job.end(attempt);
     await job.close();
   }
 });
