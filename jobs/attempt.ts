@@ -1,4 +1,4 @@
-import type { FetchError } from '../src/errors.ts';
+import type { FailureReason, FetchError } from '../src/errors.ts';
 import type { Answer } from '../src/fetch-file.ts';
 import type { ListingAnswer } from '../src/sources/index.ts';
 import type { PageFiles } from './page-files.ts';
@@ -24,6 +24,8 @@ export interface Attempt {
   listingRetries: number;
   /** Null until the page is listed. */
   files: PageFiles | null;
+  /** Where the files are earlier failures: those, one for each. */
+  failedBefore: readonly { id: string; reason: FailureReason }[];
   /** What was told of it last. */
   toldSettled: number;
 }
@@ -31,13 +33,19 @@ export interface Attempt {
 /** A new attempt at an entry. */
 export function newAttempt(seq: number, epoch: number, nonce: string): Attempt {
   const stop = new AbortController();
-  return { seq, epoch, nonce, stop, listing: null, listingRetries: 0, files: null, toldSettled: 0 };
+  return { seq, epoch, nonce, stop, listing: null, listingRetries: 0, files: null, failedBefore: [], toldSettled: 0 };
 }
 
 /** What an attempt adds to the job's counts, by fields of its record. */
-export function attemptCounts({ files, listingRetries }: Attempt): Record<string, number> {
+export function attemptCounts({ files, listingRetries, failedBefore }: Attempt): Record<string, number> {
   const counts = files?.counts() ?? {};
-  return { ...counts, requestsRetried: (counts.requestsRetried ?? 0) + listingRetries };
+  const add = (field: string, by: number): void => void (counts[field] = (counts[field] ?? 0) + by);
+  add('requestsRetried', listingRetries);
+  for (const { reason } of failedBefore.slice(0, files?.settled)) {
+    add('filesFailed', -1);
+    add(`reason:${reason}`, -1);
+  }
+  return counts;
 }
 
 /** The counts of an attempt, null where nothing was settled since they were told. */

@@ -5,7 +5,8 @@
 --       7 set of active jobs   8 hash of sink paths in use   9 jobs index   10 idempotency key (create alone)
 -- ARGV  1 operation   2 job id   3… its arguments
 -- An entry is "flag tries nonce listed": flag o (open: not handed on), c (closed: handed on) or s (sealed); its tokens
--- are a JSON array in the tokens hash, apart, so that looking through the entries stays cheap.
+-- are a JSON array in the tokens hash, apart, so that looking through the entries stays cheap. A token is a string of the
+-- listing, or an object: a range of the failures stream, whose files are fetched again (a chain of its own).
 local J, I, T, S, F, P = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local op, id = ARGV[1], ARGV[2]
 local call = redis.call
@@ -37,6 +38,10 @@ local function new(token)
   call('HSET', T, q, cjson.encode({ token }))
   return q
 end
+
+local function tokensOf(q) return cjson.decode(call('HGET', T, q)) end
+
+local function isRetry(tokens) return type(tokens[1]) == 'table' end
 
 local function seqs(wanted)
   local all, found = call('HGETALL', I), {}
@@ -91,6 +96,21 @@ local function pathInUse(path)
   end
 end
 
+-- Makes the job one of the active ones, unless there are as many as may be, or its path is in use: then says so.
+local function activate(most, path)
+  if call('SCARD', KEYS[7]) >= tonumber(most) then return { 'full' } end
+  local user = pathInUse(path)
+  if user then return { 'path_in_use', user } end
+  call('SADD', KEYS[7], id)
+  call('HSET', KEYS[8], path, id)
+end
+
+local function begunAnew()
+  state = 'running'
+  epoch = tostring(call('HINCRBY', J, 'epoch', 1))
+  call('HSET', J, 'state', state)
+end
+
 local operations = {}
 
 -- 3 request digest ('' without idempotency key)   4 its life in seconds   5 sink path   6 cap   7 maxFailures
@@ -103,14 +123,11 @@ function operations.create()
       return { digest == ARGV[3] and 'replayed' or 'other_request', first }
     end
   end
-  if call('SCARD', KEYS[7]) >= tonumber(ARGV[9]) then return { 'full' } end
-  local user = pathInUse(ARGV[5])
-  if user then return { 'path_in_use', user } end
+  local refused = activate(ARGV[9], ARGV[5])
+  if refused then return refused end
   call('HSET', J, 'state', 'queued', 'epoch', 0, 'next', 0, 'cap', ARGV[6], 'sinkPath', ARGV[5],
     'maxFailures', ARGV[7], 'loopSaved', ARGV[8], 'loopPower', 1, 'loopLength', 0, 'createdAt', now)
   call('HSET', J, unpack(ARGV, 10))
-  call('SADD', KEYS[7], id)
-  call('HSET', KEYS[8], ARGV[5], id)
   call('ZADD', KEYS[9], 0, id) -- the ids are ordered by time themselves
   if ARGV[3] ~= '' then
     call('HSET', KEYS[10], 'digest', ARGV[3], 'job', id)
@@ -139,22 +156,29 @@ function operations.begin()
   return { e.tries > tonumber(ARGV[6]) and 'poison' or 'ok', e.flag, e.tries, call('HGET', T, q) }
 end
 
--- 3 seq   4 nonce   5 cap   6 names listed   7 tokens walked, as JSON   8 next token or '' (the end)
+-- What a first walk through the listing found. False: it leads in circles, and nothing was stored.
+local function handOn(tokens, next)
+  local saved, power, length = unpack(call('HMGET', J, 'loopSaved', 'loopPower', 'loopLength'))
+  local brent = { saved = saved, power = tonumber(power), length = tonumber(length) }
+  for i = 2, #tokens do if looped(brent, tokens[i]) then return false end end
+  if next and looped(brent, next) then return false end
+  call('HSET', J, 'loopSaved', brent.saved, 'loopPower', brent.power, 'loopLength', brent.length)
+  call('HINCRBY', J, 'pagesListed', #tokens)
+  if not next then call('HSET', J, 'listingDone', 1) end
+  return true
+end
+
+-- 3 seq   4 nonce   5 cap   6 names listed   7 tokens walked, as JSON   8 [next token], as JSON; [] at the end
 function operations.advance()
   local q = ARGV[3]
   local e = entry(q)
   if not mine(e, ARGV[4]) or e.flag == 's' then return { 'stop' } end
   if e.flag == 'o' then
-    local tokens, next = cjson.decode(ARGV[7]), ARGV[8]
-    local saved, power, length = unpack(call('HMGET', J, 'loopSaved', 'loopPower', 'loopLength'))
-    local brent = { saved = saved, power = tonumber(power), length = tonumber(length) }
-    for i = 2, #tokens do if looped(brent, tokens[i]) then return { 'loop' } end end
-    if next ~= '' and looped(brent, next) then return { 'loop' } end
-    call('HSET', J, 'loopSaved', brent.saved, 'loopPower', brent.power, 'loopLength', brent.length)
+    local tokens, next = cjson.decode(ARGV[7]), cjson.decode(ARGV[8])[1]
+    if not isRetry(tokens) and not handOn(tokens, next) then return { 'loop' } end
     e.flag = 'c'
     call('HSET', T, q, ARGV[7])
-    call('HINCRBY', J, 'pagesListed', #tokens)
-    if next ~= '' then new(next) else call('HSET', J, 'listingDone', 1) end
+    if next then new(next) end
   end
   e.listed = ARGV[6]
   put(q, e)
@@ -163,15 +187,18 @@ function operations.advance()
   return { 'ok', epoch, call('HLEN', I) <= cap and opens() or {} }
 end
 
--- 3 seq   4 nonce   5 counts to add, as a JSON object   6… failures to keep, many to an argument, a line each
+-- 3 seq   4 nonce   5 counts to add, as a JSON object   6 ids of failures that are none any more, as a JSON array
+-- 7… failures to keep, many to an argument, a line each
 function operations.commit()
   local q = ARGV[3]
   local e = entry(q)
   if not mine(e, ARGV[4]) or e.flag ~= 'c' then return { 'stop' } end
   local failedBefore = number('filesFailed')
   for field, delta in pairs(cjson.decode(ARGV[5])) do call('HINCRBY', J, field, delta) end
-  call('HINCRBY', J, 'pagesDone', #cjson.decode(call('HGET', T, q)))
-  for i = 6, #ARGV do
+  local tokens = tokensOf(q)
+  if not isRetry(tokens) then call('HINCRBY', J, 'pagesDone', #tokens) end
+  for _, failure in ipairs(cjson.decode(ARGV[6])) do call('XDEL', F, failure) end
+  for i = 7, #ARGV do
     for failure in ARGV[i]:gmatch('[^\n]+') do call('XADD', F, '*', 'f', failure) end
   end
   gone(q)
@@ -214,9 +241,7 @@ end
 
 function operations.resume()
   if state ~= 'paused' then return { 'conflict', state } end
-  state = 'running'
-  epoch = tostring(call('HINCRBY', J, 'epoch', 1))
-  call('HSET', J, 'state', state)
+  begunAnew()
   call('HDEL', J, 'pausedReason')
   for _, q in ipairs(seqs(function(flag) return flag ~= 's' end)) do
     local e = entry(q)
@@ -226,6 +251,49 @@ function operations.resume()
   end
   settle()
   return { 'ok', epoch, todo() }
+end
+
+-- Shards that are sealed still get their names; all else is dropped.
+function operations.cancel()
+  if state ~= 'running' and state ~= 'paused' then return { 'conflict', state } end
+  for _, q in ipairs(seqs(function(flag) return flag ~= 's' end)) do gone(q) end
+  for _, q in ipairs(call('HKEYS', S)) do call('HDEL', T, q) end
+  call('DEL', S, P)
+  state = 'cancelled'
+  call('HSET', J, 'state', state, 'finishedAt', now)
+  call('HDEL', J, 'pausedReason')
+  settle()
+  return { 'ok' }
+end
+
+-- 3 most active jobs   4 which failures, as a JSON object
+function operations.retry()
+  if state ~= 'failed' and state ~= 'completed_with_failures' then return { 'conflict', state } end
+  local refused = activate(ARGV[3], call('HGET', J, 'sinkPath'))
+  if refused then return refused end
+  begunAnew()
+  call('HDEL', J, 'error', 'finishedAt')
+  for _, q in ipairs(call('HKEYS', S)) do
+    if isRetry(tokensOf(q)) then call('HDEL', S, q); call('HDEL', T, q) end -- the new range holds what it held
+  end
+  if call('EXISTS', S) == 1 then call('RENAME', S, I) end
+  local last = call('XREVRANGE', F, '+', '-', 'COUNT', 1)[1]
+  if last then
+    local range = cjson.decode(ARGV[4])
+    range.after, range.upTo = '0-0', last[1]
+    new(range)
+  end
+  settle()
+  return { 'ok', epoch, todo() }
+end
+
+-- 3 version of the record that was changed   4… fields and values. Only a job that runs, or may again, can be changed.
+function operations.patch()
+  if state == 'completed' or state == 'cancelled' then return { 'conflict', state } end
+  if (call('HGET', J, 'version') or '0') ~= ARGV[3] then return { 'changed' } end
+  call('HINCRBY', J, 'version', 1)
+  call('HSET', J, unpack(ARGV, 4))
+  return { 'ok' }
 end
 
 function operations.todo() return { 'ok', epoch, todo() } end

@@ -1,4 +1,8 @@
-/** A page that may be what kills its workers runs without company, so that no other dies, or is blamed, with it. */
+/**
+ * Which pages one worker has in work beside each other. No job takes all places: it may have as many as are still free, so that
+ * whoever comes finds some ("dynamic threshold": Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998). And
+ * a page that may be what kills its workers runs without company, so that no other dies, or is blamed, with it.
+ */
 
 /** One attempt at a page, from before it is begun until it is over. */
 export interface Member {
@@ -9,6 +13,7 @@ export interface Member {
 }
 
 interface Place {
+  readonly job: string;
   readonly asked: AbortController;
   readonly gone: Promise<void>;
 }
@@ -16,11 +21,19 @@ interface Place {
 /** The attempts of one worker. */
 export class Company {
   readonly #places = new Map<Member, Place>();
+  readonly #size: number;
   #alone: Member | null = null;
 
-  /** Null while one is alone. */
-  join(): Member | null {
-    if (this.#alone !== null) return null;
+  constructor(size: number) {
+    this.#size = size;
+  }
+
+  /** `alone`: one is, and nobody else may come in. `crowded`: the job has its share of the places. */
+  join(job: string): Member | 'alone' | 'crowded' {
+    if (this.#alone !== null) return 'alone';
+    let held = 0;
+    for (const place of this.#places.values()) if (place.job === job) held += 1;
+    if (held > 0 && held >= this.#size - this.#places.size) return 'crowded';
     const asked = new AbortController();
     const { promise: gone, resolve } = Promise.withResolvers<void>();
     const member: Member = {
@@ -31,7 +44,7 @@ export class Company {
         resolve();
       },
     };
-    this.#places.set(member, { asked, gone });
+    this.#places.set(member, { job, asked, gone });
     return member;
   }
 

@@ -7,6 +7,7 @@ import { ListingTransfer, news, type Attempt, type StopReason } from './attempt.
 import type { PageFiles } from './page-files.ts';
 import { LEASE_MS, pulse, type PulseAnswer } from './pulse.ts';
 import { Requests } from './requests.ts';
+import type { Order } from './store.ts';
 import { START_LATE_MS_MAX } from './start-times.ts';
 
 const PULSE_MS = 250;
@@ -17,33 +18,40 @@ const AT_ONCE_MS = 1;
 /** Pages wait in hand for an origin in trouble; after this they are given back, so that others get their places. */
 const WAIT_IN_HAND_MS = 3000;
 const COME_BACK_MS_MAX = 15_000;
+/** How long a job counts as making progress after a file was settled. */
+const PROGRESS_MS = 2000;
 
 export interface JobParts {
   readonly id: string;
-  readonly spec: JobSpec;
+  readonly order: Order;
   readonly sink: Sink;
   readonly redis: Redis;
   readonly fetcher: Fetcher;
   readonly worker: string;
   /** Pauses the job, if it still runs in that epoch. */
   readonly pause: (reason: string, epoch: number) => Promise<unknown>;
+  /** The order as it is by now; null where there is no such job any more. */
+  readonly readOrder: () => Promise<Order | null>;
+  /** The highest priority of the jobs that make progress on this worker; 0: none does. */
+  readonly highestPriority: () => number;
   readonly onPulseError: (error: unknown) => void;
 }
 
 /** One job on this worker: its pages in work, and what it tells and asks Redis about them a few times a second. */
 export class JobInWork {
   readonly id: string;
-  readonly spec: JobSpec;
   readonly sink: Sink;
   readonly requests: Requests;
   readonly #parts: JobParts;
   readonly #attempts = new Set<Attempt>();
+  #version: number;
   #epoch = 0;
   #timer: NodeJS.Timeout | null = null;
   #pulsing = false;
   #pulseAgain = false;
   #pulseAtMs = 0;
   #startsGranted = false;
+  #progressMs = -Infinity;
   #settledBefore = 0;
   #bytesBefore = 0;
   #settledEnded = 0;
@@ -54,12 +62,21 @@ export class JobInWork {
   constructor(parts: JobParts) {
     this.#parts = parts;
     this.id = parts.id;
-    this.spec = parts.spec;
+    this.#version = parts.order.version;
     this.sink = parts.sink;
-    this.requests = new Requests(parts.spec, parts.fetcher, {
+    this.requests = new Requests(parts.order.spec, parts.fetcher, {
       nextFile: () => this.#nextFile(),
       outOfStarts: () => this.#outOfStarts(),
     });
+  }
+
+  get spec(): JobSpec {
+    return this.requests.spec;
+  }
+
+  /** Whether files of it were settled here of late. */
+  get makesProgress(): boolean {
+    return performance.now() - this.#progressMs < PROGRESS_MS;
   }
 
   get pagesInWork(): number {
@@ -259,14 +276,28 @@ export class JobInWork {
       holds: this.#holds(asked),
       pages: attempts.map((attempt) => ({ seq: attempt.seq, nonce: attempt.nonce, counts: news(attempt) })),
     });
+    const heard = performance.now();
+    if (settled > this.#settledBefore) this.#progressMs = heard;
     this.#settledBefore = settled;
     this.#bytesBefore = bytes;
-    const heard = performance.now();
+    if (answer.version !== this.#version) await this.#reread();
+    requests.share = Math.min(1, this.spec.priority / this.#parts.highestPriority());
     requests.grant(answer.granted, asked + LEASE_MS);
     this.#startsGranted = answer.starts > 0;
-    requests.starts.grant(asked, heard, answer.startDelayMs, answer.starts, 1000 / (startsPerSecond || 1));
+    // Not where it was asked for by another limit.
+    if (this.spec.limits.requestsPerSecond === requestsPerSecond) {
+      requests.starts.grant(asked, heard, answer.startDelayMs, answer.starts, 1000 / (startsPerSecond || 1));
+    }
     for (const [origin, ms] of Object.entries(answer.holds)) requests.origin(origin).hold(heard + ms);
     this.#stopLost(attempts, answer);
+  }
+
+  /** The job's order was changed. */
+  async #reread(): Promise<void> {
+    const order = await this.#parts.readOrder();
+    if (order === null) return;
+    this.#version = order.version;
+    this.requests.update(order.spec);
   }
 
   #stopLost(attempts: readonly Attempt[], { state, epoch, lost }: PulseAnswer): void {

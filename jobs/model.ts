@@ -1,20 +1,33 @@
 /** A job's states and what leads from one to the next. Pure; the scripts in chain.lua carry it out. */
 import type { JobState } from '../src/schemas.ts';
 
-/** What a person may ask of a job. */
-export type Verb = 'resume' | 'delete';
-
 const activeStates = ['queued', 'running', 'paused'] as const satisfies readonly JobState[];
 
 export function isActive(state: JobState): boolean {
   return (activeStates as readonly JobState[]).includes(state);
 }
 
+/** What a person may ask of a job, and in which states. `done`: it is already so. Not named: its state does not allow it. */
+const verbs = {
+  pause: { queued: 'do', running: 'do', paused: 'done' },
+  resume: { paused: 'do', queued: 'done', running: 'done' },
+  cancel: { queued: 'do', running: 'do', paused: 'do', cancelled: 'done' },
+  retry: { completed_with_failures: 'do', failed: 'do' },
+  change: { queued: 'do', running: 'do', paused: 'do', completed_with_failures: 'do', failed: 'do' },
+  delete: { completed: 'do', completed_with_failures: 'do', failed: 'do', cancelled: 'do' },
+} as const satisfies Record<string, Partial<Record<JobState, 'do' | 'done'>>>;
+
+export type Verb = keyof typeof verbs;
+
 /** `done`: the job is already so. `refused`: its state does not allow it. */
 export function answerTo(verb: Verb, state: JobState): 'do' | 'done' | 'refused' {
-  if (verb === 'delete') return isActive(state) ? 'refused' : 'do';
-  if (state === 'paused') return 'do';
-  return state === 'running' || state === 'queued' ? 'done' : 'refused';
+  const answers: Partial<Record<JobState, 'do' | 'done'>> = verbs[verb];
+  return answers[state] ?? 'refused';
+}
+
+/** The states in which a verb is allowed, for people. */
+export function statesFor(verb: Verb): string {
+  return Object.keys(verbs[verb]).join(', ');
 }
 
 /**

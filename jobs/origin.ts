@@ -36,7 +36,7 @@ interface Unanswered {
  */
 export class Origin {
   readonly name: string;
-  readonly #retry: Retry;
+  retry: Retry;
   inFlight = 0;
   /** Requests that wait until it may be asked again. */
   waiting: Transfer[] = [];
@@ -65,7 +65,7 @@ export class Origin {
 
   constructor(name: string, retry: Retry) {
     this.name = name;
-    this.#retry = retry;
+    this.retry = retry;
   }
 
   /** Whether a request may be made now. */
@@ -146,11 +146,11 @@ export class Origin {
     if (throttled.times === 0) throttled.sinceMs = nowMs;
     throttled.times += 1;
     throttled.lastMs = nowMs;
-    if (nowMs - throttled.sinceMs >= this.#retry.maxOutageMs && this.#lastGoodMs > throttled.sinceMs) {
+    if (nowMs - throttled.sinceMs >= this.retry.maxOutageMs && this.#lastGoodMs > throttled.sinceMs) {
       transfer.giveUp(error);
       return;
     }
-    const delayMs = retryDelayMs(this.#retry, Math.max(throttled.times, this.#rounds + 1), error.retryAfterMs);
+    const delayMs = retryDelayMs(this.retry, Math.max(throttled.times, this.#rounds + 1), error.retryAfterMs);
     if (!alone) this.#slowDown(nowMs, delayMs, transfer.isProbe);
     if (error.retryAfterMs !== null) this.#leaveAlone(nowMs + delayMs);
     transfer.repeat(delayMs);

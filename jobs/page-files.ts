@@ -3,11 +3,12 @@ import { SMALL_BODY_BYTES, type Answer } from '../src/fetch-file.ts';
 import type { Failure } from '../src/schemas.ts';
 import type { BodyWriter, PageWriter } from '../src/sinks/index.ts';
 import type { BadItem, SourceFile } from '../src/sources/index.ts';
-import { packFailure } from './failures.ts';
+import { packFailure, type Refetch } from './failures.ts';
 import { Transfer, type TransferOwner } from './transfer.ts';
 
 /** How many files that need no request are settled in one go before others get the event loop. */
 const SETTLED_AT_ONCE_MAX = 256;
+const TWO_URLS = 'the page lists this name with two URLs';
 
 /** The files of one page: which are still to be fetched, and what became of the others. */
 export class PageFiles {
@@ -76,9 +77,9 @@ export class PageFiles {
       const copies = this.#copies.get(index);
       if (copies === 0) continue; // counted with the first of its name and URL
       if ('bad' in item) {
-        this.fail(item, new FetchError(item.bad, item.message), 0);
+        this.fail(item, new FetchError(item.bad, item.message), 0, { refetch: 'never' });
       } else if (copies === -1) {
-        this.fail(item, new FetchError('name_conflict', 'the page lists this name with two URLs'), 0);
+        this.fail(item, new FetchError('name_conflict', TWO_URLS), 0, { refetch: 'never' });
       } else {
         const weight = copies ?? 1;
         if (!this.#isThere(item, weight)) return new FileTransfer(this.#owner, this, this.#writer, item, weight);
@@ -103,7 +104,12 @@ export class PageFiles {
     this.#counts.requestsRetried += 1;
   }
 
-  fail(item: SourceFile | BadItem, error: FetchError, attempts: number, weight = 1): void {
+  fail(
+    item: SourceFile | BadItem,
+    error: FetchError,
+    attempts: number,
+    { weight = 1, refetch }: { weight?: number; refetch: Refetch },
+  ): void {
     this.#counts.filesFailed += weight;
     const field = `reason:${error.reason}`;
     this.#reasons[field] = (this.#reasons[field] ?? 0) + weight;
@@ -116,7 +122,7 @@ export class PageFiles {
       message: error.message,
       at: new Date().toISOString(),
     };
-    const packed = packFailure(failure);
+    const packed = packFailure(failure, refetch);
     for (let copy = 0; copy < weight; copy += 1) this.failures.push(packed);
     this.#settle(weight);
   }
@@ -136,7 +142,7 @@ export class PageFiles {
       this.#settle(weight);
     } catch (error) {
       if (!(error instanceof FetchError)) throw error;
-      this.fail(item, error, 0, weight);
+      this.fail(item, error, 0, { weight, refetch: item.sizeBytes });
     }
     return true;
   }
@@ -180,7 +186,7 @@ export class FileTransfer extends Transfer {
   }
 
   protected fail(error: FetchError): void {
-    this.page.fail(this.#item, error, this.attempts, this.#weight);
+    this.page.fail(this.#item, error, this.attempts, { weight: this.#weight, refetch: this.#item.sizeBytes });
   }
 
   protected retried(): void {

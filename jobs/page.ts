@@ -2,14 +2,16 @@ import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import { FetchError } from '../src/errors.ts';
 import { giveMemoryBackSoon, HUGE_PAGE_NAMES } from '../src/memory.ts';
+import type { SourcePage } from '../src/sources/index.ts';
 import { attemptCounts, newAttempt, type Attempt, type StopReason } from './attempt.ts';
 import type { Company, Member } from './company.ts';
 import type { JobInWork } from './job-in-work.ts';
 import { pagesInFlightMax } from './model.ts';
+import { readFailed } from './failures.ts';
 import { PageFiles } from './page-files.ts';
 import type { Hint, HintOutcome, PageQueue } from './queue.ts';
-import type { Begun, ChainStore, Hints } from './store.ts';
-import { walk, type Run } from './walk.ts';
+import type { Begun, ChainStore, Hints, Token } from './store.ts';
+import { walk } from './walk.ts';
 
 /** What a page needs of the worker that takes it. */
 export interface PageContext {
@@ -24,6 +26,16 @@ export interface PageContext {
   job(id: string): Promise<JobInWork | null>;
 }
 
+/** What an entry of the chain turned out to be. */
+interface Run {
+  readonly tokens: readonly Token[];
+  readonly items: SourcePage['items'];
+  readonly next: Token | null;
+  /** Names that were not counted as listed before. */
+  readonly listed: number;
+  readonly failedBefore: Attempt['failedBefore'];
+}
+
 type Taken = Extract<Begun, { kind: 'go' | 'poison' }>;
 
 const DONE = { kind: 'done' } as const satisfies HintOutcome;
@@ -31,8 +43,8 @@ const BACK = { kind: 'back' } as const satisfies HintOutcome;
 
 /** A page that was begun more often than this is begun alone: it, or one of its company, kills its workers. */
 const TRIES_IN_COMPANY_MAX = 6;
-/** When a hint that found its worker with a page alone comes again. */
-const ALONE_MS = 500;
+/** When a hint that found no place at its worker comes again. */
+const NO_PLACE_MS = 500;
 
 /** Not all at the same moment. */
 function later(ms: number): HintOutcome {
@@ -45,8 +57,8 @@ function later(ms: number): HintOutcome {
  * the hint's lock is lost.
  */
 export async function takePage(context: PageContext, hint: Hint, lost: AbortSignal): Promise<HintOutcome> {
-  const member = context.company.join();
-  if (member === null) return later(ALONE_MS);
+  const member = context.company.join(hint.job);
+  if (member === 'alone' || member === 'crowded') return later(NO_PLACE_MS);
   try {
     return await takeAmong(context, member, hint, lost);
   } finally {
@@ -100,12 +112,14 @@ async function work(context: PageContext, job: JobInWork, attempt: Attempt, begu
   const { run, advanced } = handedOn;
   await queue.add(job.id, advanced);
   const files = new PageFiles(job.requests, job.sink.page(seq, nonce), run.items);
+  attempt.failedBefore = run.failedBefore;
   await job.fetch(attempt, files);
   attempt.stop.signal.throwIfAborted();
   // Before the commit: a pulse would take the entry that is gone then for lost.
   job.end(attempt);
-  const counts = { ...attemptCounts(attempt), filesListed: run.items.length };
-  const committed = await store.commit(job.id, seq, nonce, counts, files.failures);
+  const counts = { ...attemptCounts(attempt), filesListed: run.listed };
+  const settled = run.failedBefore.map(({ id }) => id);
+  const committed = await store.commit(job.id, seq, nonce, counts, files.failures, settled);
   if (committed.kind === 'ok') await queue.add(job.id, committed);
 }
 
@@ -117,11 +131,11 @@ async function listAndHandOn(
   begun: Taken,
 ): Promise<{ run: Run; advanced: Hints } | null> {
   try {
-    let run = await list(job, attempt, begun);
+    let run = await list(context, job, attempt, begun);
     let advanced = await advance(context, job, attempt, run);
     if (advanced.kind === 'loop' && run.tokens.length > 1) {
       // The pages before the one that closes the loop are as good as any.
-      run = await list(job, attempt, begun, 1);
+      run = await list(context, job, attempt, begun, 1);
       advanced = await advance(context, job, attempt, run);
     }
     if (advanced.kind === 'loop') {
@@ -135,18 +149,30 @@ async function listAndHandOn(
   }
 }
 
-function list(job: JobInWork, attempt: Attempt, begun: Taken, pagesMax?: number): Promise<Run> {
-  if (begun.kind === 'poison') {
-    const message = `its page was begun ${begun.tries} times and never ended: it seems to make its workers crash`;
-    return Promise.reject(new FetchError('worker_crash', message));
+async function list(
+  { store }: PageContext,
+  job: JobInWork,
+  attempt: Attempt,
+  { kind, tries, tokens, open }: Taken,
+  pagesMax?: number,
+): Promise<Run> {
+  if (kind === 'poison') {
+    const message = `its page was begun ${tries} times and never ended: it seems to make its workers crash`;
+    throw new FetchError('worker_crash', message);
   }
-  return walk(job.spec, begun.tokens, begun.open, (url) => job.list(attempt, url), pagesMax);
+  const [first] = tokens;
+  if (typeof first === 'object') {
+    const { own, rest, items, failed } = await readFailed(store.redis, job.id, first);
+    return { tokens: [own], items, next: rest, listed: 0, failedBefore: failed };
+  }
+  const run = await walk(job.spec, tokens as readonly string[], open, (url) => job.list(attempt, url), pagesMax);
+  return { ...run, listed: run.items.length, failedBefore: [] };
 }
 
 function advance({ store, alive }: PageContext, job: JobInWork, { seq, nonce }: Attempt, run: Run) {
-  const listed = run.items.length;
-  const cap = pagesInFlightMax(alive.size, job.spec.limits.concurrency, listed);
-  return store.advance(job.id, seq, nonce, { tokens: run.tokens, next: run.next, cap, listed });
+  const { tokens, next, listed } = run;
+  const cap = pagesInFlightMax(alive.size, job.spec.limits.concurrency, run.items.length);
+  return store.advance(job.id, seq, nonce, { tokens, next, cap, listed });
 }
 
 async function listingFailed(
@@ -158,11 +184,12 @@ async function listingFailed(
 ): Promise<void> {
   logger.warn({ job: job.id, page: seq, reason: error.reason, statusCode: error.statusCode }, error.message);
   const { reason, message, statusCode } = error;
+  const [token] = tokens;
   const failed = await store.listFailed(job.id, seq, nonce, {
     reason,
     message,
     statusCode,
-    token: tokens[0] ?? null,
+    token: typeof token === 'string' ? token : null,
     atFrontier: open,
   });
   if (failed.kind === 'ok') await queue.add(job.id, failed);

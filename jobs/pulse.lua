@@ -7,14 +7,14 @@
 --       10 origins that asked to be left alone: JSON object, origin -> ms   11… triples: seq, nonce, live counts ('' where
 --       they did not change)
 -- Returns  state, epoch, requests granted in flight, ms until the first granted start, granted starts,
---          origins to be left alone as in 10, lost seqs…
+--          origins to be left alone as in 10, version of the record, lost seqs…
 local J, I, P, L, R = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local call = redis.call
 local clock = call('TIME')
 local second = tonumber(clock[1])
 local now = second * 1000 + tonumber(clock[2]) / 1000
-local state, epoch = unpack(call('HMGET', J, 'state', 'epoch'))
-if not state then return { 'gone', '0', 0, '0', 0, '{}' } end
+local state, epoch, version = unpack(call('HMGET', J, 'state', 'epoch', 'version'))
+if not state then return { 'gone', '0', 0, '0', 0, '{}', '0' } end
 
 -- Concurrency: leases. What is held over all workers never exceeds the limit, because a worker is granted only what
 -- the others do not hold, and holds what it has in flight until that has ended. Each is entitled to an even share
@@ -46,13 +46,14 @@ local function lease()
 end
 
 -- Rate: the starts of requests are slots on one time line, 1/rate apart, handed out in order, whoever makes them. A slot
--- that is not used in time is lost.
+-- that is not used in time is lost. With another rate a new time line begins.
 local function starts()
   local want, rate = tonumber(ARGV[6]), tonumber(ARGV[7])
   if rate == 0 or want == 0 then return '0', 0 end
-  local first = math.max(now, tonumber(call('HGET', L, 'nextStart') or 0))
+  local at, before = (call('HGET', L, 'nextStart') or ''):match('^(%S+) (%S+)$')
+  local first = before == ARGV[7] and math.max(now, tonumber(at)) or now
   if first - now > 1000 then return '0', 0 end -- handed out far enough ahead
-  call('HSET', L, 'nextStart', string.format('%.3f', first + want * 1000 / rate))
+  call('HSET', L, 'nextStart', string.format('%.3f %s', first + want * 1000 / rate, ARGV[7]))
   return string.format('%.3f', first - now), want
 end
 
@@ -84,7 +85,7 @@ if ARGV[8] ~= '0' then
   end
 end
 
-local answer = { state, epoch, granted, delay, count, holds() }
+local answer = { state, epoch, granted, delay, count, holds(), version or '0' }
 for i = 11, #ARGV, 3 do
   local value = call('HGET', I, ARGV[i])
   local nonce = value and value:match('^%a %d+ (%S+) ')

@@ -32,6 +32,8 @@ export interface PulseAnswer {
   readonly starts: number;
   /** Origins that asked any worker to be left alone, and for how many ms. */
   readonly holds: Readonly<Record<string, number>>;
+  /** Of the job's record: another one where its order was changed. */
+  readonly version: number;
   /** Pages that others have by now. */
   readonly lost: readonly number[];
 }
@@ -60,8 +62,8 @@ export async function pulse(redis: Redis, request: PulseRequest): Promise<PulseA
       JSON.stringify(request.holds),
       ...request.pages.flatMap(({ seq, nonce, counts }) => [seq, nonce, counts === null ? '' : JSON.stringify(counts)]),
     ],
-  )) as [JobState | 'gone', string, number, string, number, string, ...string[]];
-  const [state, epoch, granted, startDelayMs, starts, holds, ...lost] = answer;
+  )) as [JobState | 'gone', string, number, string, number, string, string, ...string[]];
+  const [state, epoch, granted, startDelayMs, starts, holds, version, ...lost] = answer;
   return {
     state,
     epoch: Number(epoch),
@@ -69,6 +71,7 @@ export async function pulse(redis: Redis, request: PulseRequest): Promise<PulseA
     startDelayMs: Number(startDelayMs),
     starts,
     holds: JSON.parse(holds) as Record<string, number>,
+    version: Number(version),
     lost: lost.map(Number),
   };
 }

@@ -21,9 +21,11 @@ export interface Demand {
 
 /** One job's requests on this worker: no more in flight, and no sooner, than its shares and its origins allow. */
 export class Requests implements TransferOwner {
-  readonly spec: JobSpec;
-  readonly headers: readonly string[];
+  spec: JobSpec;
+  headers: readonly string[];
   readonly headersOrigin: string;
+  /** Which part of what was granted may be used, as jobs of higher priority make progress beside it: 1, all of it. */
+  share = 1;
   readonly starts = new StartTimes();
   readonly #fetcher: Fetcher;
   readonly #demand: Demand;
@@ -45,6 +47,18 @@ export class Requests implements TransferOwner {
     this.headersOrigin = new URL(spec.source.url).origin;
     this.#fetcher = fetcher;
     this.#demand = demand;
+  }
+
+  /** The job's order was changed: what is not on its way yet goes by the new one. */
+  update(spec: JobSpec): void {
+    if (spec.limits.requestsPerSecond !== this.spec.limits.requestsPerSecond) this.starts.clear();
+    this.spec = spec;
+    this.headers = Object.entries(spec.headers).flat();
+    for (const origin of this.#origins.values()) {
+      origin.retry = spec.retry;
+      for (const transfer of origin.waiting) transfer.restart();
+    }
+    for (const transfer of this.#ready) transfer.restart();
   }
 
   get inFlight(): number {
@@ -133,7 +147,7 @@ export class Requests implements TransferOwner {
   pump(): void {
     for (;;) {
       const now = performance.now();
-      const limit = now < this.#grantedUntilMs ? this.#granted : 0;
+      const limit = now < this.#grantedUntilMs ? Math.ceil(this.#granted * this.share) : 0;
       if (this.#closed || this.#inFlight.size >= limit || !this.#fetcher.hasRoom) return;
       const limited = this.spec.limits.requestsPerSecond > 0;
       // Before a request is chosen: what is chosen is made, a probe above all.

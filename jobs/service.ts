@@ -2,21 +2,24 @@ import { createHash } from 'node:crypto';
 import type { Redis } from 'ioredis';
 import type { Logger } from 'pino';
 import { uuidv7 } from 'uuidv7';
-import { fillDefaults } from '../src/check-job.ts';
-import { Problem } from '../src/errors.ts';
+import { checkPatched, fillDefaults, patchJob } from '../src/check-job.ts';
+import { badRequest, Problem } from '../src/errors.ts';
 import { connectRedis, isRedisAway } from '../src/redis.ts';
-import type { Failure, Job, JobRequest, JobState, WorkerInfo } from '../src/schemas.ts';
+import type { Failure, Job, JobPatch, JobRequest, JobState, WorkerInfo } from '../src/schemas.ts';
 import { sources } from '../src/sources/index.ts';
-import { unpackFailure } from './failures.ts';
-import { answerTo, pagesInFlightMax } from './model.ts';
+import { failuresAfter, failuresPage } from './failures.ts';
+import { answerTo, pagesInFlightMax, statesFor, type Verb } from './model.ts';
 import { PageQueue } from './queue.ts';
-import { ChainStore, jobKeys, sharedKeys, type Hints } from './store.ts';
+import { ChainStore, jobKeys, sharedKeys, type Hints, type Refused } from './store.ts';
 import { readJobs } from './view.ts';
 import { beat } from './workers.ts';
 
 const SCAN_BATCH = 500;
 /** How much one request looks through for entries that match; the next request goes on from there. */
 const SCAN_BATCHES_MAX = 40;
+
+/** How often a call is tried anew whose job changed meanwhile. */
+const TURNS_MAX = 10;
 
 /** When a place among the active jobs may be free again is not known: seldom enough for many who wait. */
 const FULL_RETRY_SECONDS = 10;
@@ -64,14 +67,7 @@ class RedisJobService {
         idempotency:
           idempotencyKey === null ? null : { key: digest(idempotencyKey), digest: digest(canonical(request)) },
       });
-      if (created.kind === 'full') {
-        throw new Problem('too_many_requests', `there are ${this.#activeJobsMax} active jobs, the most that may be`, {
-          retryAfterSeconds: FULL_RETRY_SECONDS,
-        });
-      }
-      if (created.kind === 'path_in_use') {
-        throw new Problem('conflict', `the active job ${created.user} writes to the sink path ${spec.sink.path}`);
-      }
+      if (created.kind === 'full' || created.kind === 'path_in_use') throw this.#refused(created);
       if (created.kind === 'other_request') {
         throw new Problem('idempotency_conflict', 'this Idempotency-Key came with another body before: use a new one');
       }
@@ -110,16 +106,42 @@ class RedisJobService {
     });
   }
 
-  /** Throws Problem: `not_found`, `conflict` where its state does not allow it. */
-  resume(id: string): Promise<Job> {
-    return this.#reach(async () => {
+  /**
+   * Does as a person asks, or nothing where the job is already so. Every worker knows within a second. Throws Problem:
+   * `not_found`, `conflict` where its state does not allow it.
+   */
+  steer(id: string, verb: 'pause' | 'resume' | 'cancel'): Promise<Job> {
+    return this.#asAllowed(id, verb, async () => {
+      if (verb === 'cancel') return this.#store.cancel(id);
+      if (verb === 'pause') return this.#pause(id);
       const hints = await this.#store.resume(id);
       if (hints !== null) await this.#hint(id, hints);
-      const job = await this.#read(id);
-      if (hints === null && answerTo('resume', job.state) === 'refused') {
-        throw new Problem('conflict', `the job is ${job.state}: only a paused job can be resumed`);
-      }
-      return job;
+      return hints !== null;
+    });
+  }
+
+  /**
+   * Fetches again what failed for this reason and with this status (null: any), and goes on with the listing where it could
+   * not be read. Throws Problem: `not_found`, `conflict` (it did not fail, its sink path is in use), `too_many_requests`.
+   */
+  retry(id: string, which: { reason: string | null; statusCode: number | null }): Promise<Job> {
+    return this.#asAllowed(id, 'retry', async () => {
+      const outcome = await this.#store.retry(id, { ...which, activeJobsMax: this.#activeJobsMax });
+      if (outcome.kind === 'full' || outcome.kind === 'path_in_use') throw this.#refused(outcome);
+      if (outcome.kind === 'ok') await this.#hint(id, outcome);
+      return outcome.kind === 'ok';
+    });
+  }
+
+  /** Changes a job that runs or may run again. Throws Problem: `not_found`, `conflict`, `bad_request`. */
+  change(id: string, patch: JobPatch): Promise<Job> {
+    return this.#asAllowed(id, 'change', async () => {
+      const order = await this.#store.order(id);
+      if (order === null) throw unknownJob(id);
+      const spec = patchJob(order.spec, patch);
+      const errors = checkPatched(spec);
+      if (errors.length > 0) throw badRequest(errors);
+      return (await this.#store.patch(id, { ...order, spec })) === 'ok';
     });
   }
 
@@ -140,37 +162,18 @@ class RedisJobService {
   ): Promise<{ failures: Failure[]; nextCursor: string | null }> {
     return this.#reach(async () => {
       await this.#mustExist(id);
-      const failures: Failure[] = [];
-      const size = query.reason === undefined ? query.limit + 1 : SCAN_BATCH;
-      let after = query.cursor ?? null;
-      for (let batches = 0; batches < SCAN_BATCHES_MAX; batches += 1) {
-        const entries = await this.#failuresAfter(id, after, size);
-        for (const { at, failure } of entries) {
-          if (query.reason !== undefined && failure.reason !== query.reason) {
-            after = at;
-          } else if (failures.length === query.limit) {
-            return { failures, nextCursor: after };
-          } else {
-            failures.push(failure);
-            after = at;
-          }
-        }
-        if (entries.length < size) return { failures, nextCursor: null };
-      }
-      return { failures, nextCursor: after };
+      return failuresPage(this.#redis, id, query);
     });
   }
 
   /** All failures, oldest first, in batches, with flat memory. Throws Problem `not_found` before the first batch. */
   async *allFailures(id: string, { reason }: { reason?: string }): AsyncIterable<Failure[]> {
     await this.#reach(() => this.#mustExist(id));
-    let entries = await this.#reach(() => this.#failuresAfter(id, null, SCAN_BATCH));
-    for (let last = entries.at(-1); last !== undefined; last = entries.at(-1)) {
-      const { at } = last;
-      yield entries
-        .map(({ failure }) => failure)
-        .filter((failure) => reason === undefined || failure.reason === reason);
-      entries = await this.#reach(() => this.#failuresAfter(id, at, SCAN_BATCH));
+    let batch = await this.#reach(() => failuresAfter(this.#redis, id, null));
+    while (batch !== null) {
+      const { failures, last } = batch;
+      yield failures.filter((failure) => reason === undefined || failure.reason === reason);
+      batch = await this.#reach(() => failuresAfter(this.#redis, id, last));
     }
   }
 
@@ -194,6 +197,39 @@ class RedisJobService {
   async close(): Promise<void> {
     await this.#queue.close().catch(() => {});
     this.#redis.disconnect();
+  }
+
+  /** The job after `work` was done, which gives false where the job's state changed meanwhile. */
+  #asAllowed(id: string, verb: Verb, work: () => Promise<boolean>): Promise<Job> {
+    return this.#reach(async () => {
+      for (let turns = 0; turns < TURNS_MAX; turns += 1) {
+        const job = await this.#read(id);
+        const answer = answerTo(verb, job.state);
+        if (answer === 'done') return job;
+        if (answer === 'refused') {
+          throw new Problem('conflict', `the job is ${job.state}; this is for one that is ${statesFor(verb)}`);
+        }
+        if (await work()) return this.#read(id);
+      }
+      throw new Problem('conflict', 'the job is being changed again and again by others; try again');
+    });
+  }
+
+  /** The epoch is read first: a pause that comes late must not undo a resume. */
+  async #pause(id: string): Promise<boolean> {
+    const epoch = await this.#redis.hget(jobKeys(id).job, 'epoch');
+    return epoch !== null && this.#store.pause(id, 'user', Number(epoch));
+  }
+
+  #refused(refused: Refused): Problem {
+    if (refused.kind === 'path_in_use') {
+      return new Problem(
+        'conflict',
+        `the active job ${refused.user} writes to the same sink path, or above or below it`,
+      );
+    }
+    const detail = `there are ${this.#activeJobsMax} active jobs, the most that may be`;
+    return new Problem('too_many_requests', detail, { retryAfterSeconds: FULL_RETRY_SECONDS });
   }
 
   async #read(id: string): Promise<Job> {
@@ -220,17 +256,6 @@ class RedisJobService {
     for (const id of ids) pipeline.hget(jobKeys(id).job, 'state');
     const replies = (await pipeline.exec()) ?? [];
     return ids.filter((_, index) => replies[index]?.[1] === state);
-  }
-
-  async #failuresAfter(id: string, after: string | null, count: number): Promise<{ at: string; failure: Failure }[]> {
-    const entries = await this.#redis.xrange(
-      jobKeys(id).failures,
-      after === null ? '-' : `(${after}`,
-      '+',
-      'COUNT',
-      count,
-    );
-    return entries.map(([at, fields]) => ({ at, failure: unpackFailure(fields[1] ?? '') }));
   }
 
   async #reach<T>(work: () => Promise<T>): Promise<T> {

@@ -24,6 +24,11 @@ export class StartTimes {
     if (count > 0 && lateMsMax > 0) this.#grants.push({ atMs: heardMs + delayMs, left: count, lateMsMax });
   }
 
+  /** Forgets all slots: they were handed out for another limit. */
+  clear(): void {
+    this.#grants.length = 0;
+  }
+
   /** Whether a slot is due. Those that are past for too long are lost. */
   isDue(nowMs: number): boolean {
     for (let grant = this.#grants[0]; grant !== undefined; grant = this.#grants[0]) {

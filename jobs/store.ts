@@ -43,9 +43,20 @@ export const TRIES_MAX = 12;
 
 const IDEMPOTENCY_SECONDS = 24 * 60 * 60;
 
+/** Failures that are to be fetched again: those after one id of the failures stream up to another, null: of any kind. */
+export interface FailedRange {
+  readonly after: string;
+  readonly upTo: string;
+  readonly reason: string | null;
+  readonly statusCode: number | null;
+}
+
+/** What an entry of the chain stands for: a page of the listing, or failures that are fetched again. */
+export type Token = string | FailedRange;
+
 export type Begun =
-  | { kind: 'go'; open: boolean; tries: number; tokens: readonly string[] }
-  | { kind: 'poison'; open: boolean; tries: number; tokens: readonly string[] }
+  | { kind: 'go'; open: boolean; tries: number; tokens: readonly Token[] }
+  | { kind: 'poison'; open: boolean; tries: number; tokens: readonly Token[] }
   /** Its shard waits to get its final name. */
   | { kind: 'publish'; nonce: string }
   | { kind: 'drop' };
@@ -70,11 +81,17 @@ export interface NewJob {
   readonly idempotency: { key: string; digest: string } | null;
 }
 
-export type Created =
-  | ({ kind: 'ok' } & Hints)
-  | { kind: 'replayed' | 'other_request'; first: string }
-  | { kind: 'path_in_use'; user: string }
-  | { kind: 'full' };
+/** Why a job cannot be active: another one writes to its sink path, or there are as many as may be. */
+export type Refused = { kind: 'path_in_use'; user: string } | { kind: 'full' };
+
+export type Created = ({ kind: 'ok' } & Hints) | { kind: 'replayed' | 'other_request'; first: string } | Refused;
+
+/** A job's order, with its secret headers. */
+export interface Order {
+  readonly spec: JobSpec;
+  /** Counts how often it was changed. */
+  readonly version: number;
+}
 
 export class ChainStore {
   readonly redis: Redis;
@@ -85,7 +102,6 @@ export class ChainStore {
   }
 
   async create(job: NewJob): Promise<Created> {
-    const { headers, ...shown } = job.spec;
     const answer = await this.#run(
       'create',
       job.id,
@@ -97,18 +113,13 @@ export class ChainStore {
         job.spec.limits.maxFailures,
         job.firstToken,
         job.activeJobsMax,
-        'spec',
-        JSON.stringify(shown),
-        'headers',
-        JSON.stringify(headers),
+        ...orderFields(job.spec),
       ],
       job.idempotency?.key,
     );
     const [kind, detail] = answer;
-    if (kind === 'ok') return { kind, ...hints(answer) };
-    if (kind === 'full') return { kind };
-    if (kind === 'path_in_use') return { kind, user: String(detail) };
-    return { kind: kind as 'replayed' | 'other_request', first: String(detail) };
+    if (kind === 'replayed' || kind === 'other_request') return { kind, first: String(detail) };
+    return refused(answer) ?? { kind: 'ok', ...hints(answer) };
   }
 
   /** Takes an entry for one attempt; `nonce` is fresh for every attempt and fences off all others from now on. */
@@ -120,7 +131,7 @@ export class ChainStore {
       kind: kind === 'ok' ? 'go' : kind,
       open: detail === 'o',
       tries: Number(tries),
-      tokens: JSON.parse(String(tokens)) as string[],
+      tokens: JSON.parse(String(tokens)) as Token[],
     };
   }
 
@@ -129,16 +140,28 @@ export class ChainStore {
     id: string,
     seq: number,
     nonce: string,
-    walked: { cap: number; listed: number; tokens: readonly string[]; next: string | null },
+    walked: { cap: number; listed: number; tokens: readonly Token[]; next: Token | null },
   ): Promise<Step | { kind: 'loop' }> {
-    const { cap, listed, tokens, next } = walked;
-    const answer = await this.#run('advance', id, [seq, nonce, cap, listed, JSON.stringify(tokens), next ?? '']);
+    const { cap, listed, tokens } = walked;
+    const next = JSON.stringify(walked.next === null ? [] : [walked.next]);
+    const answer = await this.#run('advance', id, [seq, nonce, cap, listed, JSON.stringify(tokens), next]);
     return answer[0] === 'loop' ? { kind: 'loop' } : step(answer);
   }
 
-  /** Counts a page whose files are all done, once, whoever else may try; the entry is gone then. */
-  async commit(id: string, seq: number, nonce: string, counts: Counts, failures: readonly string[]): Promise<Step> {
-    return step(await this.#run('commit', id, [seq, nonce, JSON.stringify(counts), ...inBundles(failures)]));
+  /**
+   * Counts a page whose files are all done, once, whoever else may try; the entry is gone then. `settled`: ids of earlier
+   * failures whose files were fetched again, whatever became of them.
+   */
+  async commit(
+    id: string,
+    seq: number,
+    nonce: string,
+    counts: Counts,
+    failures: readonly string[],
+    settled: readonly string[] = [],
+  ): Promise<Step> {
+    const args = [seq, nonce, JSON.stringify(counts), JSON.stringify(settled), ...inBundles(failures)];
+    return step(await this.#run('commit', id, args));
   }
 
   /** Gives an entry back that was neither finished nor lost, without it counting as a try. */
@@ -162,6 +185,30 @@ export class ChainStore {
     return answer[0] === 'ok' ? hints(answer) : null;
   }
 
+  /** False: the job is at its end, or cancelled already; nothing was changed. */
+  async cancel(id: string): Promise<boolean> {
+    return (await this.#run('cancel', id, []))[0] === 'ok';
+  }
+
+  /**
+   * Lets a job that is at its end go on with the files that failed in this way (null: in any), and with the listing where it
+   * could not be read. `conflict`: it did not fail.
+   */
+  async retry(
+    id: string,
+    { activeJobsMax, ...which }: { activeJobsMax: number } & Pick<FailedRange, 'reason' | 'statusCode'>,
+  ): Promise<({ kind: 'ok' } & Hints) | { kind: 'conflict' } | Refused> {
+    const answer = await this.#run('retry', id, [activeJobsMax, JSON.stringify(which)]);
+    const [kind] = answer;
+    return kind === 'ok' ? { kind, ...hints(answer) } : (refused(answer) ?? { kind: 'conflict' });
+  }
+
+  /** Changes a job's order. `changed`: somebody else did so since it was read. `conflict`: it will not run again. */
+  async patch(id: string, { spec, version }: Order): Promise<'ok' | 'changed' | 'conflict' | 'unknown'> {
+    const args = [version, 'maxFailures', spec.limits.maxFailures, ...orderFields(spec)];
+    return (await this.#run('patch', id, args))[0] as 'ok' | 'changed' | 'conflict' | 'unknown';
+  }
+
   /** Everything of a job that should have a BullMQ job. Empty where there is no such job. */
   async todo(id: string): Promise<Hints> {
     const answer = await this.#run('todo', id, []);
@@ -179,13 +226,14 @@ export class ChainStore {
     return this.redis.smembers(sharedKeys.active);
   }
 
-  /** A job's order, with its secret headers. Null: no such job. */
-  async spec(id: string): Promise<JobSpec | null> {
-    const [spec, headers] = await this.redis.hmget(jobKeys(id).job, 'spec', 'headers');
+  /** Null: no such job. */
+  async order(id: string): Promise<Order | null> {
+    const [spec, headers, version] = await this.redis.hmget(jobKeys(id).job, 'spec', 'headers', 'version');
     if (spec == null || headers == null) return null;
+    const shown = JSON.parse(spec) as Omit<JobSpec, 'headers'>;
     return {
-      ...(JSON.parse(spec) as Omit<JobSpec, 'headers'>),
-      headers: JSON.parse(headers) as Record<string, string>,
+      spec: { ...shown, headers: JSON.parse(headers) as Record<string, string> },
+      version: Number(version ?? 0),
     };
   }
 
@@ -201,6 +249,16 @@ export class ChainStore {
     keys.push(`${keyPrefix}:idem:${idempotencyKey}`);
     return (await this.#chain.run(this.redis, keys, [operation, id, ...args])) as readonly unknown[];
   }
+}
+
+/** As fields and values of the record: what is shown, and apart from it what never is. */
+function orderFields({ headers, ...shown }: JobSpec): string[] {
+  return ['spec', JSON.stringify(shown), 'headers', JSON.stringify(headers)];
+}
+
+function refused([kind, detail]: readonly unknown[]): Refused | null {
+  if (kind === 'full') return { kind };
+  return kind === 'path_in_use' ? { kind, user: String(detail) } : null;
 }
 
 function hints(answer: readonly unknown[]): Hints {

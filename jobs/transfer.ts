@@ -36,8 +36,8 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
   path: string;
   headers: readonly string[];
   readonly sizeBytes: number | null;
-  readonly timeoutMs: number;
-  readonly minBytesPerSecond: number;
+  timeoutMs: number;
+  minBytesPerSecond: number;
   abstract readonly maxBytes: number;
   abstract readonly memoryBytes: number;
   readonly isProbe: boolean = false;
@@ -139,11 +139,13 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
     this.owner.again(this, delayMs);
   }
 
-  /** Back to the URL it began with. */
+  /** Back to the URL it began with, as the job is ordered by now. */
   restart(): void {
     this.origin = this.#firstOrigin;
     this.path = this.#firstPath;
     this.headers = this.origin === this.owner.headersOrigin ? this.owner.headers : NO_HEADERS;
+    this.timeoutMs = this.owner.spec.limits.timeoutMs;
+    this.minBytesPerSecond = this.owner.spec.limits.minBytesPerSecond;
     this.#redirects = 0;
     this.#resent = false;
   }

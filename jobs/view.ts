@@ -50,7 +50,9 @@ function jobView(id: string, record: Hash, inFlight: Hash, live: Hash, rate: Has
     bytesDownloaded: count('bytesDownloaded'),
     ...speed,
     etaSeconds:
-      isActive(state) && listingDone && speed.filesPerSecond > 0 ? round(filesPending / speed.filesPerSecond) : null,
+      isActive(state) && listingDone && filesPending > 0 && speed.filesPerSecond > 0
+        ? round(filesPending / speed.filesPerSecond)
+        : null,
   };
   return {
     id,
@@ -59,6 +61,7 @@ function jobView(id: string, record: Hash, inFlight: Hash, live: Hash, rate: Has
     pausedReason: (record.pausedReason ?? null) as Job['pausedReason'],
     source: spec.source,
     sink: spec.sink,
+    priority: spec.priority,
     existing: spec.existing,
     retry: spec.retry,
     limits: spec.limits,

@@ -18,8 +18,8 @@ import { HintConsumer, PageQueue } from './queue.ts';
 import { ChainStore } from './store.ts';
 import { BEAT_MS, beat, isDead, leave, place, type WorkerSign } from './workers.ts';
 
-/** Pages in work at once: enough that the last slow file of one never leaves the connections idle. */
-const PAGES_AT_ONCE = 8;
+/** Pages in work at once, of all jobs together; most of them wait for their job's turn. */
+const PAGES_AT_ONCE = 128;
 const SWEEP_MS = 2000;
 /** A job without pages here is kept open for its next page, but not for long. */
 const JOB_IDLE_MS = 3000;
@@ -41,7 +41,7 @@ export class DownloadWorker {
   readonly store: ChainStore;
   readonly queue: PageQueue;
   readonly logger: Logger;
-  readonly company = new Company();
+  readonly company = new Company(PAGES_AT_ONCE);
   readonly #startedAt = new Date().toISOString();
   readonly #place = place();
   readonly #dataDir: string;
@@ -113,8 +113,9 @@ export class DownloadWorker {
   }
 
   async #open(id: string): Promise<JobInWork | null> {
-    const spec = await this.store.spec(id);
-    if (spec === null) return null;
+    const order = await this.store.order(id);
+    if (order === null) return null;
+    const { spec } = order;
     const { concurrency } = spec.limits;
     const { maxConnections } = this.#agent;
     if (concurrency > maxConnections) {
@@ -123,14 +124,22 @@ export class DownloadWorker {
     }
     return new JobInWork({
       id,
-      spec,
+      order,
       sink: await this.#openSink(id, spec),
       redis: this.#redis,
       fetcher: this.#fetcher,
       worker: this.id,
       pause: (reason, epoch) => this.store.pause(id, reason, epoch),
+      readOrder: () => this.store.order(id),
+      highestPriority: () => this.#highestPriority(),
       onPulseError: (error) => this.logger.error({ err: error, job: id }, 'progress could not be told'),
     });
+  }
+
+  #highestPriority(): number {
+    let highest = 0;
+    for (const job of this.#opened.values()) if (job.makesProgress) highest = Math.max(highest, job.spec.priority);
+    return highest;
   }
 
   /** A sink that cannot be opened makes each file fail with its reason: the job tells, and never hangs. */

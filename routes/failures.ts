@@ -2,10 +2,10 @@ import { pipeline, Readable } from 'node:stream';
 import type { FastifyPluginCallbackTypebox } from '@fastify/type-provider-typebox';
 import { stringify } from 'csv-stringify';
 import { Type } from 'typebox';
-import { Problem } from '../src/errors.ts';
+import { badRequest, Problem } from '../src/errors.ts';
 import { FailureReasonSchema, FailureSchema, ref, type Failure } from '../src/schemas.ts';
 import { cursorSchema, JobIdSchema, NextCursorSchema, type RouteOptions } from './parts.ts';
-import { badRequest, problemAnswers } from './problems.ts';
+import { problemAnswers } from './problems.ts';
 
 const json = 'application/json';
 const ndjson = 'application/x-ndjson';

@@ -1,6 +1,7 @@
 import type { FastifyPluginCallbackTypebox } from '@fastify/type-provider-typebox';
 import { Type } from 'typebox';
 import { checkJob } from '../src/check-job.ts';
+import { badRequest } from '../src/errors.ts';
 import type { AddressPolicy } from '../src/ssrf.ts';
 import { JobStateSchema, ref, type Job, type JobRequest } from '../src/schemas.ts';
 import {
@@ -12,7 +13,7 @@ import {
   refuseBody,
   type RouteOptions,
 } from './parts.ts';
-import { badRequest, problemAnswers } from './problems.ts';
+import { problemAnswers } from './problems.ts';
 
 const tags = ['jobs'];
 const JobRef = ref<Job>('Job');
@@ -75,19 +76,6 @@ const getJob = {
   response: { 200: jsonAnswer('The job.', JobRef), ...problemAnswers('not_found') },
 };
 
-const resumeJob = {
-  operationId: 'resumeJob',
-  tags,
-  summary: 'Let a paused job go on',
-  description: 'Also one that paused itself. A job that runs already is answered as it is.',
-  params: JobIdSchema,
-  querystring: NoQuerySchema,
-  response: {
-    202: jsonAnswer('The job goes on.', JobRef),
-    ...problemAnswers('not_found', 'conflict', 'body_too_large', 'unsupported_media_type'),
-  },
-};
-
 const deleteJob = {
   operationId: 'deleteJob',
   tags,
@@ -106,7 +94,7 @@ interface JobRouteOptions extends RouteOptions {
   readonly mayReach: AddressPolicy;
 }
 
-/** Orders, shows, resumes and deletes jobs. */
+/** Orders, shows and deletes jobs. */
 export const jobRoutes: FastifyPluginCallbackTypebox<JobRouteOptions> = (app, { service, mayReach }, done) => {
   app.post('/jobs', { schema: createJob }, async (request, reply) => {
     const errors = checkJob(request.body, mayReach);
@@ -119,10 +107,6 @@ export const jobRoutes: FastifyPluginCallbackTypebox<JobRouteOptions> = (app, { 
   app.get('/jobs', { schema: listJobs }, ({ query }) => service.list(query));
 
   app.get('/jobs/:id', { schema: getJob }, ({ params }) => service.get(params.id));
-
-  app.post('/jobs/:id/resume', { schema: resumeJob, preValidation: refuseBody }, async ({ params }, reply) =>
-    reply.code(202).send(await service.resume(params.id)),
-  );
 
   app.delete('/jobs/:id', { schema: deleteJob, preValidation: refuseBody }, async ({ params }, reply) => {
     await service.delete(params.id);

@@ -2,7 +2,7 @@
 import { Type, type TSchema } from 'typebox';
 import type { FastifyRequest } from 'fastify';
 import type { JobService } from '../jobs/service.ts';
-import { badRequest } from './problems.ts';
+import { badRequest } from '../src/errors.ts';
 import { jobId } from './validation.ts';
 
 /** What the routes call. */

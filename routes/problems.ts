@@ -2,12 +2,11 @@
 import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
-import { Problem, problems, type FieldError, type ProblemKind } from '../src/errors.ts';
+import { badRequest, Problem, problems, type ProblemKind } from '../src/errors.ts';
 import { ref } from '../src/schemas.ts';
 import { fieldErrors } from './validation.ts';
 
 const mediaType = 'application/problem+json';
-const pointerLengthMax = 1024;
 
 const meanings: Record<ProblemKind, string> = {
   bad_request: 'Something in the request is not as it must be; `errors` names each field.',
@@ -102,18 +101,6 @@ function toProblem(error: FastifyError): Problem {
   if (status === 415) return new Problem('unsupported_media_type', 'send JSON with "content-type: application/json"');
   if (status >= 400 && status < 500) return new Problem('bad_request', error.message);
   return new Problem('internal', meanings.internal);
-}
-
-/** A Problem for the fields that are wrong. */
-export function badRequest(found: readonly FieldError[]): Problem {
-  // A pointer holds what the caller called a field, which may be megabytes.
-  const errors = found.map(({ detail, pointer }) => ({ detail, pointer: pointer.slice(0, pointerLengthMax) }));
-  const [first] = errors;
-  if (first === undefined) return new Problem('bad_request', meanings.bad_request);
-  const more = errors.length === 1 ? '' : ` (${errors.length - 1} more in errors)`;
-  return new Problem('bad_request', `${first.pointer === '' ? 'the body' : first.pointer} ${first.detail}${more}`, {
-    errors,
-  });
 }
 
 function bodyOf({ kind, message, errors }: Problem): string {

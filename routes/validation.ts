@@ -24,6 +24,7 @@ const types: Record<string, string> = {
   object: 'must be a JSON object',
   string: 'must be a string',
   integer: 'must be a whole number',
+  'string,null': 'must be a string or null',
 };
 
 /**
@@ -65,6 +66,8 @@ function explain(error: ErrorObject): FieldError {
       return { detail: explainTag(params, schema), pointer: below(pointer, params['tag']) };
     case 'type':
       return { detail: types[String(params['type'])] ?? error.message ?? '', pointer };
+    case 'minProperties':
+      return { detail: 'must have at least one field', pointer };
     case 'enum':
       return { detail: `is not supported; supported are ${quoted(params['allowedValues'] as unknown[])}`, pointer };
     case 'minimum':

@@ -14,18 +14,26 @@ import { jobRoutes } from '../routes/jobs.ts';
 import type { RouteOptions } from '../routes/parts.ts';
 import { answerBrokenRequest, answerError, answerNotFound } from '../routes/problems.ts';
 import { limitCalls, type CallLimiter } from '../routes/rate-limit.ts';
+import { steeringRoutes } from '../routes/steering.ts';
 import { requestValidators } from '../routes/validation.ts';
 import { workerRoutes } from '../routes/workers.ts';
 import type { Config } from './config.ts';
 import { Problem } from './errors.ts';
-import { FailureSchema, JobRequestSchema, JobSchema, ProblemSchema, WorkerInfoSchema } from './schemas.ts';
+import {
+  FailureSchema,
+  JobPatchSchema,
+  JobRequestSchema,
+  JobSchema,
+  ProblemSchema,
+  WorkerInfoSchema,
+} from './schemas.ts';
 import { addressPolicy } from './ssrf.ts';
 
 const headersMsMax = 10_000;
 const requestMsMax = 60_000;
 const silenceMsMax = 60_000;
 const connectionsMax = 10_000;
-const shared = [JobRequestSchema, JobSchema, FailureSchema, WorkerInfoSchema, ProblemSchema];
+const shared = [JobRequestSchema, JobPatchSchema, JobSchema, FailureSchema, WorkerInfoSchema, ProblemSchema];
 
 export interface AppOptions extends RouteOptions {
   readonly config: Pick<Config, 'apiTokens' | 'allowedHosts' | 'allowedNetworks'>;
@@ -63,12 +71,13 @@ export function buildApp({ config, service, limiter, logger }: AppOptions): Fast
   app.addHook('onRequest', tokens.require);
   app.setErrorHandler(answerError);
   app.setNotFoundHandler(answerNotFound);
-  app.setValidatorCompiler(requestValidators([JobRequestSchema]));
+  app.setValidatorCompiler(requestValidators([JobRequestSchema, JobPatchSchema]));
   for (const schema of shared) app.addSchema(schema);
   parseBodies(app);
   void app.register(fastifyAccepts);
   describe(app);
   void app.register(jobRoutes, { service, mayReach: addressPolicy(config.allowedNetworks) });
+  void app.register(steeringRoutes, { service });
   void app.register(failureRoutes, { service });
   void app.register(workerRoutes, { service });
   void app.register(healthRoutes, { service });

@@ -4,10 +4,12 @@ import type { FieldError } from './errors.ts';
 import { literalAddress, whyBlocked, type AddressPolicy } from './ssrf.ts';
 import { checkName, privateFolder } from './names.ts';
 import {
+  DEFAULT_PRIORITY,
   LimitsSchema,
   ListingSourceSchema,
   nextSchemaOf,
   RetrySchema,
+  type JobPatch,
   type JobRequest,
   type JobSpec,
   type Limits,
@@ -43,10 +45,33 @@ export function fillDefaults(request: JobRequest, jobId: string): JobSpec {
       next: fillNext(source.next ?? { in: 'body' }),
     },
     sink: { type: 'directory', path: sink?.path ?? jobId },
+    priority: request.priority ?? DEFAULT_PRIORITY,
     existing: request.existing ?? 'skip',
     headers: { ...request.headers },
     retry: Value.Default(RetrySchema, retry ?? {}) as Retry,
     limits: Value.Default(LimitsSchema, limits ?? {}) as Limits,
+  };
+}
+
+/** Whether a job that was changed by `patchJob` can be run: as `checkJob`. */
+export function checkPatched({ headers, retry }: JobSpec): FieldError[] {
+  return [...checkHeaders(headers), ...checkRetry(retry)];
+}
+
+/** The job as it is after a change. Header names are the same in upper and lower case. */
+export function patchJob(spec: JobSpec, patch: JobPatch): JobSpec {
+  const headers = new Map(Object.entries(spec.headers));
+  for (const [name, value] of Object.entries(patch.headers ?? {})) {
+    for (const known of headers.keys()) if (known.toLowerCase() === name.toLowerCase()) headers.delete(known);
+    if (value !== null) headers.set(name, value);
+  }
+  return {
+    ...spec,
+    name: patch.name === undefined ? spec.name : patch.name,
+    priority: patch.priority ?? spec.priority,
+    headers: Object.fromEntries(headers),
+    retry: { ...spec.retry, ...patch.retry },
+    limits: { ...spec.limits, ...patch.limits },
   };
 }
 

@@ -78,6 +78,8 @@ export const problems = {
 
 export type ProblemKind = keyof typeof problems;
 
+const POINTER_LENGTH_MAX = 1024;
+
 /** One thing wrong in a request body: what, and a JSON Pointer (RFC 6901) to where. */
 export interface FieldError {
   detail: string;
@@ -102,6 +104,16 @@ export class Problem extends Error {
     this.errors = more.errors;
     this.retryAfterSeconds = more.retryAfterSeconds ?? (kind === 'unavailable' ? 1 : undefined);
   }
+}
+
+/** A Problem for the fields that are wrong; there is at least one. */
+export function badRequest(found: readonly FieldError[]): Problem {
+  // A pointer holds what the caller called a field, which may be megabytes.
+  const errors = found.map(({ detail, pointer }) => ({ detail, pointer: pointer.slice(0, POINTER_LENGTH_MAX) }));
+  const [first] = errors;
+  const where = first?.pointer === '' ? 'the body' : first?.pointer;
+  const more = errors.length === 1 ? '' : ` (${errors.length - 1} more in errors)`;
+  return new Problem('bad_request', `${where} ${first?.detail}${more}`, { errors });
 }
 
 /** Ends a process at its start with one clear line: bad settings, a port in use, no Redis. */

@@ -199,6 +199,19 @@ export const LimitsSchema = Type.Object(
   { ...closed, description: 'What the job may use.' },
 );
 
+export const DEFAULT_PRIORITY = 5;
+
+export const PrioritySchema = Type.Integer({
+  default: DEFAULT_PRIORITY,
+  minimum: 1,
+  maximum: 10,
+  description:
+    'While jobs of a higher priority make progress on a worker, it makes fewer requests for this one: its share of ' +
+    '`limits.concurrency` there is cut to `priority` parts of theirs.',
+});
+
+const NameSchema = Type.String({ minLength: 1, maxLength: 200, description: 'For people.', examples: ['my mirror'] });
+
 export const ExistingSchema = literals(['skip', 'overwrite'], {
   default: 'skip',
   description:
@@ -208,11 +221,10 @@ export const ExistingSchema = literals(['skip', 'overwrite'], {
 
 export const JobRequestSchema = Type.Object(
   {
-    name: Type.Optional(
-      Type.String({ minLength: 1, maxLength: 200, description: 'For people.', examples: ['my mirror'] }),
-    ),
+    name: Type.Optional(NameSchema),
     source: SourceSchema,
     sink: Type.Optional(SinkSchema),
+    priority: Type.Optional(PrioritySchema),
     existing: Type.Optional(ExistingSchema),
     headers: Type.Optional(
       Type.Unsafe<Record<string, string>>({
@@ -237,6 +249,34 @@ export const JobRequestSchema = Type.Object(
 
 export type JobRequest = Static<typeof JobRequestSchema>;
 
+/** What may be changed of a job. A merge patch (RFC 7396): what is left out stays; null takes a header or the name away. */
+export const JobPatchSchema = Type.Object(
+  {
+    name: Type.Optional(Type.Unsafe<string | null>({ ...NameSchema, type: ['string', 'null'] })),
+    priority: Type.Optional(PrioritySchema),
+    headers: Type.Optional(
+      Type.Unsafe<Record<string, string | null>>({
+        type: 'object',
+        additionalProperties: { type: ['string', 'null'], maxLength: 8192 },
+        maxProperties: 64,
+        description: 'Those that are named are replaced, or taken away by null; the others stay.',
+        examples: [{ authorization: 'Bearer 9876543210' }],
+      }),
+    ),
+    retry: Type.Optional(RetrySchema),
+    limits: Type.Optional(LimitsSchema),
+  },
+  {
+    $id: 'JobPatch',
+    ...closed,
+    minProperties: 1,
+    description: 'What is to be another way from now on; all else stays as it is.',
+    examples: [{ limits: { concurrency: 16, requestsPerSecond: 100 } }],
+  },
+);
+
+export type JobPatch = Static<typeof JobPatchSchema>;
+
 /** T with every default filled in. */
 type Filled<T> = { [K in keyof T]-?: Exclude<T[K], undefined> };
 
@@ -260,6 +300,8 @@ export interface JobSpec {
   name: string | null;
   source: SourceSpec;
   sink: SinkSpec;
+  /** 1 to 10, higher first. */
+  priority: number;
   existing: Existing;
   /** Secret: shown by no endpoint and no log. */
   headers: Record<string, string>;

@@ -4,7 +4,15 @@
  */
 import { Type, type Static, type TSchema } from 'typebox';
 import { failureReasons, type FailureReason } from './errors.ts';
-import { ExistingSchema, LimitsSchema, literals, RetrySchema, SinkSchema, SourceSchema } from './job-spec.ts';
+import {
+  ExistingSchema,
+  LimitsSchema,
+  literals,
+  PrioritySchema,
+  RetrySchema,
+  SinkSchema,
+  SourceSchema,
+} from './job-spec.ts';
 
 export * from './job-spec.ts';
 
@@ -14,7 +22,7 @@ function nullable<T extends TSchema & { type: string }>(schema: T) {
 }
 
 /** A reference to a schema by its `$id`, which the app registers: the document names it instead of repeating it. */
-export function ref<T>(id: 'JobRequest' | 'Job' | 'Failure' | 'Worker' | 'Problem') {
+export function ref<T>(id: 'JobRequest' | 'JobPatch' | 'Job' | 'Failure' | 'Worker' | 'Problem') {
   return Type.Unsafe<T>({ $ref: `${id}#` });
 }
 
@@ -100,6 +108,7 @@ export const JobSchema = Type.Object(
     }),
     source: SourceSchema,
     sink: SinkSchema,
+    priority: PrioritySchema,
     existing: ExistingSchema,
     retry: RetrySchema,
     limits: LimitsSchema,
@@ -133,6 +142,7 @@ export const JobSchema = Type.Object(
           markerParam: 'next-marker',
         },
         sink: { type: 'directory', path: exampleId },
+        priority: 5,
         existing: 'skip',
         retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000 },
         limits: {

@@ -75,6 +75,7 @@ test('a job that one API accepted is shown in full by another, its headers by no
         markerParam: 'next-marker',
       },
       sink: { type: 'directory', path: '' },
+      priority: 5,
       existing: 'skip',
       retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000, maxOutageMs: 900_000 },
       limits: {

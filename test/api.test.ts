@@ -7,7 +7,7 @@ import type { FastifyInstance, InjectOptions, LightMyRequestResponse } from 'fas
 import { pino } from 'pino';
 import { buildApp } from '../src/app.ts';
 import { Problem, type FieldError } from '../src/errors.ts';
-import type { JobRequest } from '../src/schemas.ts';
+import type { Job, JobRequest } from '../src/schemas.ts';
 import { noLimiter, openConfig } from './helpers/app.ts';
 import { failuresOf, fakeService, jobOf, knownId, unknownId, type Service } from './helpers/fake-service.ts';
 
@@ -116,7 +116,7 @@ test('every unknown field, wrong type and number out of range is named once, non
       sink: { type: 'directory', path: 'a', durability: 'power' },
       existing: 'update',
       filter: {},
-      priority: 5,
+      priority: 11,
       headers: { a: 1 },
       retry: { maxOutageMs: 0, attempts: 0 },
       limits: { concurrency: '64', timeoutMs: 99, maxFailures: 1.5, minBytesPerSecond: null },
@@ -131,8 +131,8 @@ test('every unknown field, wrong type and number out of range is named once, non
       '/source/namesField': 'must be a JSON Pointer (RFC 6901), such as "/FileNames", or ""',
       '/sink/durability': 'is not known; known are type, path',
       '/existing': 'is not supported; supported are "skip", "overwrite"',
-      '/filter': 'is not known; known are name, source, sink, existing, headers, retry, limits',
-      '/priority': 'is not known; known are name, source, sink, existing, headers, retry, limits',
+      '/filter': 'is not known; known are name, source, sink, priority, existing, headers, retry, limits',
+      '/priority': 'must be between 1 and 10',
       '/headers/a': 'must be a string',
       '/retry/maxOutageMs': 'must be between 1 and 86400000',
       '/retry/attempts': 'must be between 1 and 100',
@@ -237,11 +237,65 @@ test('a job is shown, listed and deleted, and an id that is unknown or no UUID i
       ['GET', ''],
       ['DELETE', ''],
       ['POST', '/resume'],
+      ['POST', '/pause'],
+      ['POST', '/cancel'],
+      ['POST', '/retry'],
       ['GET', '/failures'],
     ] as const) {
       problemOf(await app.inject({ method, url: `/jobs/${id}${path}` }), 404);
     }
   }
+});
+
+test('a job is paused, resumed, cancelled, retried and changed', async (t) => {
+  const asked: unknown[] = [];
+  const job = jobOf({ source });
+  const note = async (...what: unknown[]): Promise<Job> => (asked.push(what), job);
+  const app = appWith(t, { steer: note, retry: note, change: note });
+  const at = `/jobs/${knownId}`;
+  for (const verb of ['pause', 'resume', 'cancel', 'retry', 'retry?reason=timeout', 'retry?statusCode=404']) {
+    const response = await app.inject({ method: 'POST', url: `${at}/${verb}` });
+    assert.deepEqual([response.statusCode, response.json()], [202, job]);
+  }
+  const payload = { limits: { concurrency: 3 }, headers: { a: null } };
+  const changed = await app.inject({ method: 'PATCH', url: at, payload });
+  assert.deepEqual([changed.statusCode, changed.json()], [200, job]);
+  assert.deepEqual(asked, [
+    [knownId, 'pause'],
+    [knownId, 'resume'],
+    [knownId, 'cancel'],
+    [knownId, { reason: null, statusCode: null }],
+    [knownId, { reason: 'timeout', statusCode: null }],
+    [knownId, { reason: null, statusCode: 404 }],
+    [knownId, payload],
+  ]);
+  for (const query of ['reason=bored', 'statusCode=99', 'statusCode=x', 'all=1']) {
+    problemOf(await app.inject({ method: 'POST', url: `${at}/retry?${query}` }), 400);
+  }
+});
+
+test('a change names what may be changed, and says of each wrong field what it must be', async (t) => {
+  const app = appWith(t, { change: () => assert.fail() });
+  const url = `/jobs/${knownId}`;
+  const payload = {
+    name: '',
+    priority: 0,
+    source,
+    headers: { a: 1 },
+    retry: { attempts: null, x: 1 },
+    limits: { concurrency: 0 },
+  };
+  const { errors } = problemOf(await app.inject({ method: 'PATCH', url, payload }), 400);
+  assert.deepEqual(Object.fromEntries((errors ?? []).map(({ pointer, detail }) => [pointer, detail])), {
+    '/source': 'is not known; known are name, priority, headers, retry, limits',
+    '/name': 'must have 1 to 200 characters',
+    '/priority': 'must be between 1 and 10',
+    '/headers/a': 'must be a string or null',
+    '/retry/x': 'is not known; known are attempts, baseDelayMs, maxDelayMs, maxOutageMs',
+    '/retry/attempts': 'must be a whole number',
+    '/limits/concurrency': 'must be between 1 and 65536',
+  });
+  assert.match(problemOf(await app.inject({ method: 'PATCH', url, payload: {} }), 400).detail, /at least one/);
 });
 
 test('a call without a body takes an empty one however it is declared, and refuses any other', async (t) => {
@@ -377,8 +431,8 @@ test('an unknown route and a method that a route does not have are a 404', async
     ['GET', '/'],
     ['GET', '/jobs/'],
     ['PUT', '/jobs'],
-    ['POST', `/jobs/${knownId}/pause`],
-    ['PATCH', `/jobs/${knownId}`],
+    ['POST', `/jobs/${knownId}/stop`],
+    ['PUT', `/jobs/${knownId}`],
     ['GET', '/events?secret=1'],
   ] as const) {
     assert.doesNotMatch(problemOf(await app.inject({ method, url }), 404).detail, /secret/);
@@ -496,7 +550,7 @@ test('the document is OpenAPI 3.1, and every example of a body in it is accepted
   }>();
   assert.equal(document.openapi, '3.1.0');
   const operations = Object.values(document.paths).flatMap((path) => Object.values(path));
-  assert.equal(operations.length, 9);
+  assert.equal(operations.length, 13);
   for (const { operationId, summary, description } of operations) assert.ok(operationId && summary && description);
   const examples = document.components.schemas['JobRequest']?.examples ?? [];
   assert.ok(examples.length > 0);

@@ -345,12 +345,13 @@ class Walk {
     this.#owner.set(seq, nonce);
     this.#tries.set(seq, (this.#tries.get(seq) ?? 0) + 1);
     assert.equal(heard.tries, this.#tries.get(seq), 'tries counted wrongly');
-    const [token] = heard.tokens;
+    const tokens = heard.tokens as readonly string[];
+    const [token] = tokens;
     if (!this.#first.has(seq)) this.#first.set(seq, token ?? '');
     assert.equal(token, this.#first.get(seq), 'the token of an entry changed');
     assert.equal(heard.open, !this.#runs.has(seq), 'open or closed wrongly');
-    if (!heard.open) assert.deepEqual(heard.tokens, this.#runs.get(seq)?.tokens, 'other tokens than were recorded');
-    attempt.tokens = heard.tokens;
+    if (!heard.open) assert.deepEqual(tokens, this.#runs.get(seq)?.tokens, 'other tokens than were recorded');
+    attempt.tokens = tokens;
     attempt.open = heard.open;
     attempt.step = 'list';
   }

@@ -15,6 +15,7 @@ import { connectRedis } from '../src/redis.ts';
 import { jobSpec } from './helpers/job-spec.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
 
+const keys = jobKeys('j');
 let server: TestRedis;
 let redis: Redis;
 let store: ChainStore;
@@ -700,14 +701,17 @@ test('nothing creates a key for a job that is not there', async () => {
   assert.equal(await store.resume('j'), null);
   assert.deepEqual(await store.todo('j'), { epoch: 0, seqs: [] });
   assert.equal(await store.delete('j'), 'unknown');
-  assert.equal(await store.spec('j'), null);
+  assert.equal(await store.order('j'), null);
+  assert.equal(await store.cancel('j'), false);
+  assert.deepEqual(await store.retry('j', { reason: null, statusCode: null, activeJobsMax: 10 }), { kind: 'conflict' });
+  assert.equal(await store.patch('j', { spec: jobSpec(), version: 0 }), 'unknown');
   assert.deepEqual(await redis.keys('*'), []);
 });
 
 test('a job gives back the order it was created with, its secret headers included', async () => {
   const spec = jobSpec({ name: 'mirror', headers: { authorization: 'Bearer x' } });
   await store.create({ id: 'j', spec, firstToken: 'a', cap: 4, activeJobsMax: 10, idempotency: null });
-  assert.deepEqual(await store.spec('j'), spec);
+  assert.deepEqual(await store.order('j'), { spec, version: 0 });
   assert.doesNotMatch((await record())['spec'] ?? '', /Bearer/);
 });
 
@@ -718,4 +722,141 @@ test('a page may fail with 200,000 files', async () => {
   const counts = { filesListed: 200_000, filesDownloaded: 0 };
   assert.equal((await commit(0, 'n', counts, 200_000)).kind, 'ok');
   assert.equal(await redis.xlen(jobKeys('j').failures), 200_000);
+});
+
+const any = { reason: null, statusCode: null };
+const retry = (which: { reason: string | null; statusCode: number | null } = any, activeJobsMax = 10) =>
+  store.retry('j', { ...which, activeJobsMax });
+
+test('cancel drops every page, and nothing that comes later changes a thing', async () => {
+  await create();
+  await store.begin('j', 0, 0, 'n');
+  await advance(0, 'n', 'b');
+  assert.equal(await store.cancel('j'), true);
+  const cancelled = await record();
+  assert.equal(cancelled['state'], 'cancelled');
+  assert.ok(cancelled['finishedAt']);
+  assert.deepEqual(await commit(0, 'n'), { kind: 'stop' });
+  assert.deepEqual(await advance(0, 'n', 'c'), { kind: 'stop' });
+  assert.deepEqual(await store.begin('j', 1, 0, 'm'), { kind: 'drop' });
+  assert.deepEqual((await store.todo('j')).seqs, []);
+  assert.equal(await store.cancel('j'), false);
+  assert.equal(await store.resume('j'), null);
+  assert.deepEqual(await record(), cancelled);
+  assert.deepEqual(await store.active(), []);
+  assert.equal(await redis.exists(keys.inFlight, keys.tokens, keys.stuck, keys.live, sharedKeys.sinks), 0);
+});
+
+test('a paused job and one with a page put aside can be cancelled, a finished one cannot', async () => {
+  await create();
+  await store.begin('j', 0, 0, 'n');
+  await advance(0, 'n', 'b');
+  await store.begin('j', 1, 0, 'm');
+  await store.listFailed('j', 1, 'm', notFound);
+  await store.pause('j', 'user', 0);
+  assert.equal(await store.cancel('j'), true);
+  assert.equal((await record())['pausedReason'], undefined);
+  assert.equal(await redis.exists(keys.inFlight, keys.tokens, keys.stuck), 0);
+  await redis.flushall();
+  await create();
+  await wholePage(0, null);
+  assert.equal(await store.cancel('j'), false);
+  assert.equal((await record())['state'], 'completed');
+});
+
+test('retry goes through the failures that there are, in a chain of its own, and each is counted anew once', async () => {
+  await create();
+  await wholePage(0, null, 3);
+  const before = await record();
+  assert.equal(before['state'], 'completed_with_failures');
+  const ids = (await redis.xrange(keys.failures, '-', '+')).map(([id]) => id);
+  const retried = await retry();
+  assert.deepEqual(retried, { kind: 'ok', epoch: 1, seqs: [1] });
+  const { state, finishedAt, listingDone } = await record();
+  assert.deepEqual([state, finishedAt, listingDone], ['running', undefined, '1']);
+  assert.deepEqual(await store.active(), ['j']);
+  assert.equal(await redis.hget(sharedKeys.sinks, 'j'), 'j');
+
+  const range = { ...any, after: '0-0', upTo: ids[2]! };
+  assert.deepEqual(await store.begin('j', 1, 0, 'n'), { kind: 'drop' }, 'of the epoch before');
+  assert.deepEqual(await store.begin('j', 1, 1, 'n'), { kind: 'go', open: true, tries: 1, tokens: [range] });
+  const own = { ...range, upTo: ids[1]! };
+  const rest = { ...range, after: ids[1]! };
+  const handOn = () => store.advance('j', 1, 'n', { cap: 4, listed: 0, tokens: [own], next: rest });
+  assert.deepEqual(await handOn(), { kind: 'ok', epoch: 1, seqs: [2] });
+  assert.deepEqual(await handOn(), { kind: 'ok', epoch: 1, seqs: [2] }, 'sent again');
+  const again = await store.begin('j', 1, 1, 'n2');
+  assert.deepEqual(
+    again,
+    { kind: 'go', open: false, tries: 2, tokens: [own] },
+    'a second try has its part of the range',
+  );
+  const settle = (counts: Counts, failed: string[], settled: string[], seq: number, nonce: string) =>
+    store.commit('j', seq, nonce, counts, failed, settled);
+  const one = { filesDownloaded: 1, filesFailed: -1 };
+  assert.deepEqual(await settle(one, ['again'], ids.slice(0, 2), 1, 'n'), { kind: 'stop' }, 'overtaken');
+  assert.equal((await settle(one, ['again'], ids.slice(0, 2), 1, 'n2')).kind, 'ok');
+  assert.equal((await settle(one, ['again'], ids.slice(0, 2), 1, 'n2')).kind, 'stop', 'sent again');
+  await store.begin('j', 2, 1, 'm');
+  await store.advance('j', 2, 'm', { cap: 4, listed: 0, tokens: [rest], next: null });
+  assert.equal((await settle(one, [], ids.slice(2), 2, 'm')).kind, 'ok');
+  const end = await record();
+  assert.deepEqual(
+    [end['state'], end['filesListed'], end['filesFailed'], end['pagesListed'], end['pagesDone']],
+    ['completed_with_failures', '2', '1', '1', '1'],
+  );
+  assert.equal(Number(end['filesDownloaded']) - Number(before['filesDownloaded']), 2);
+  assert.deepEqual(
+    (await redis.xrange(keys.failures, '-', '+')).map(([, fields]) => fields[1]),
+    ['again'],
+  );
+});
+
+test('retry goes on with a listing from the page where it stood', async () => {
+  await create();
+  await wholePage(0, 'b');
+  await store.begin('j', 1, 0, 'n');
+  await store.listFailed('j', 1, 'n', notFound);
+  assert.equal((await record())['state'], 'failed');
+  assert.deepEqual(await retry(), { kind: 'ok', epoch: 1, seqs: [1] });
+  assert.equal((await record())['error'], undefined);
+  assert.deepEqual(await store.begin('j', 1, 1, 'm'), { kind: 'go', open: true, tries: 1, tokens: ['b'] });
+  await advance(1, 'm', null, { tokens: ['b'] });
+  await commit(1, 'm');
+  assert.equal((await record())['state'], 'completed');
+});
+
+test('failures whose page was put aside are not counted twice by the next retry', async () => {
+  await create();
+  await wholePage(0, null, 1);
+  await retry();
+  await store.begin('j', 1, 1, 'n');
+  await store.listFailed('j', 1, 'n', notFound);
+  assert.equal((await record())['state'], 'failed');
+  assert.deepEqual(await retry(), { kind: 'ok', epoch: 2, seqs: [2] });
+  assert.equal(await redis.hlen(keys.tokens), 1);
+});
+
+test('retry is for jobs that failed, has its sink path for itself, and keeps to the most active jobs', async () => {
+  await create();
+  assert.deepEqual(await retry(), { kind: 'conflict' });
+  await wholePage(0, null, 1);
+  await create({ id: 'k', path: 'j/below' });
+  assert.deepEqual(await retry(), { kind: 'path_in_use', user: 'k' });
+  await store.cancel('k');
+  assert.deepEqual(await retry(any, 0), { kind: 'full' });
+  assert.equal((await record())['state'], 'completed_with_failures');
+  assert.equal((await retry()).kind, 'ok');
+});
+
+test('an order is changed once for each version that was read, and not where the job will not run again', async () => {
+  await create();
+  const order = (await store.order('j'))!;
+  const spec = jobSpec({ limits: { maxFailures: 7 }, headers: { 'x-key': 'new' } });
+  assert.equal(await store.patch('j', { ...order, spec }), 'ok');
+  assert.equal(await store.patch('j', { ...order, spec: jobSpec() }), 'changed');
+  assert.deepEqual(await store.order('j'), { spec, version: 1 });
+  assert.equal((await record())['maxFailures'], '7');
+  await wholePage(0, null);
+  assert.equal(await store.patch('j', { spec, version: 1 }), 'conflict');
 });

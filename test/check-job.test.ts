@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { checkJob, fillDefaults } from '../src/check-job.ts';
-import type { JobRequest } from '../src/schemas.ts';
+import { checkJob, checkPatched, fillDefaults, patchJob } from '../src/check-job.ts';
+import type { JobPatch, JobRequest } from '../src/schemas.ts';
 import { addressPolicy, readNetworks } from '../src/ssrf.ts';
 
 const url = 'http://h/a/list';
@@ -30,6 +30,7 @@ test('defaults fill what is not given, and only that', () => {
       markerParam: 'next-marker',
     },
     sink: { type: 'directory', path: 'the-id' },
+    priority: 5,
     existing: 'skip',
     headers: {},
     retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000, maxOutageMs: 900_000 },
@@ -67,6 +68,7 @@ test('what was given in full stays as it is', () => {
       markerParam: 'm',
     },
     sink: { type: 'directory', path: 'p' },
+    priority: 10,
     existing: 'overwrite',
     headers: { Authorization: 'x' },
     retry: { attempts: 1, baseDelayMs: 1, maxDelayMs: 1, maxOutageMs: 1 },
@@ -214,5 +216,34 @@ test('everything that is wrong is told at once', () => {
   assert.deepEqual(
     wrong({ source: { type: 'listing', url: 'x' }, sink, headers: { te: '\n' }, retry: { maxDelayMs: 1 } }),
     ['/source/url', '/sink/path', '/headers/te', '/headers/te', '/retry/baseDelayMs'],
+  );
+});
+
+test('a change leaves what it does not name; header names are one in upper and lower case', () => {
+  const spec = fillDefaults(
+    { name: 'n', source: { type: 'listing', url }, headers: { Accept: 'a', 'X-Key': 'k' } },
+    'x',
+  );
+  const patch: JobPatch = {
+    name: null,
+    priority: 9,
+    headers: { accept: 'b', 'x-key': null, 'x-new': 'n' },
+    limits: { concurrency: 1 },
+  };
+  const changed = patchJob(spec, patch);
+  assert.deepEqual(changed, {
+    ...spec,
+    name: null,
+    priority: 9,
+    headers: { accept: 'b', 'x-new': 'n' },
+    limits: { ...spec.limits, concurrency: 1 },
+  });
+  assert.deepEqual(checkPatched(changed), []);
+  const pointers = (patch: JobPatch): string[] => checkPatched(patchJob(spec, patch)).map(({ pointer }) => pointer);
+  assert.deepEqual(pointers({ headers: { host: 'x', y: 'a\nb' } }), ['/headers/host', '/headers/y']);
+  assert.deepEqual(
+    pointers({ retry: { baseDelayMs: 40_000 } }),
+    ['/retry/baseDelayMs'],
+    'the longest delay stays 30 s',
   );
 });

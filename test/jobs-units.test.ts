@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { packFailure, unpackFailure } from '../jobs/failures.ts';
-import { answerTo, isActive, pagesInFlightMax } from '../jobs/model.ts';
+import { answerTo, isActive, pagesInFlightMax, type Verb } from '../jobs/model.ts';
 import { FileTransfer, PageFiles } from '../jobs/page-files.ts';
 import type { Transfer, TransferOwner } from '../jobs/transfer.ts';
 import { walk } from '../jobs/walk.ts';
@@ -14,22 +14,30 @@ import { jobSpec } from './helpers/job-spec.ts';
 
 // The states.
 
+const active = {
+  pause: 'do',
+  resume: 'done',
+  cancel: 'do',
+  retry: 'refused',
+  change: 'do',
+  delete: 'refused',
+} as const;
+const over = { pause: 'refused', resume: 'refused', cancel: 'refused', delete: 'do' } as const;
 const table = {
-  queued: { active: true, resume: 'done', delete: 'refused' },
-  running: { active: true, resume: 'done', delete: 'refused' },
-  paused: { active: true, resume: 'do', delete: 'refused' },
-  completed: { active: false, resume: 'refused', delete: 'do' },
-  completed_with_failures: { active: false, resume: 'refused', delete: 'do' },
-  failed: { active: false, resume: 'refused', delete: 'do' },
-  cancelled: { active: false, resume: 'refused', delete: 'do' },
-} as const satisfies Record<JobState, object>;
+  queued: active,
+  running: active,
+  paused: { ...active, pause: 'done', resume: 'do' },
+  completed: { ...over, retry: 'refused', change: 'refused' },
+  completed_with_failures: { ...over, retry: 'do', change: 'do' },
+  failed: { ...over, retry: 'do', change: 'do' },
+  cancelled: { ...over, cancel: 'done', retry: 'refused', change: 'refused' },
+} as const satisfies Record<JobState, Record<Verb, ReturnType<typeof answerTo>>>;
 
 for (const [name, answers] of Object.entries(table)) {
-  test(`a ${name} job: resume is "${answers.resume}", delete is "${answers.delete}"`, () => {
+  test(`what may be asked of a ${name} job`, () => {
     const state = name as JobState;
-    assert.equal(isActive(state), answers.active);
-    assert.equal(answerTo('resume', state), answers.resume);
-    assert.equal(answerTo('delete', state), answers.delete);
+    assert.equal(isActive(state), answers.delete === 'refused');
+    for (const [verb, answer] of Object.entries(answers)) assert.equal(answerTo(verb as Verb, state), answer, verb);
   });
 }
 
@@ -101,15 +109,20 @@ const failure: Failure = {
 
 test('a failure is unpacked as it was packed', () => {
   const bare: Failure = { ...failure, url: null, statusCode: null, attempts: 0, message: '', name: '"\n\0' };
-  for (const one of [failure, bare]) assert.deepEqual(unpackFailure(packFailure(one)), one);
+  for (const one of [failure, bare]) {
+    for (const refetch of [null, 7, 'never'] as const) {
+      assert.deepEqual(unpackFailure(packFailure(one, refetch)), { failure: one, refetch });
+    }
+  }
 });
 
 test('long messages are cut, and no half of a surrogate pair is kept', () => {
-  const cut = unpackFailure(packFailure({ ...failure, message: `${'x'.repeat(999)}😀${'y'.repeat(5000)}` }));
-  assert.equal(cut.message, `${'x'.repeat(999)}\uFFFD`);
-  const packed = packFailure({ ...failure, name: 'half \uD800', message: 'half \uDC00' });
+  const long = `${'x'.repeat(999)}😀${'y'.repeat(5000)}`;
+  const cut = unpackFailure(packFailure({ ...failure, message: long }, null));
+  assert.equal(cut.failure.message, `${'x'.repeat(999)}\uFFFD`);
+  const packed = packFailure({ ...failure, name: 'half \uD800', message: 'half \uDC00' }, null);
   assert.ok(!/\\ud[89a-f]/i.test(packed));
-  const { name, message } = unpackFailure(packed);
+  const { name, message } = unpackFailure(packed).failure;
   assert.deepEqual([name, message], ['half \uFFFD', 'half \uFFFD']);
 });
 
@@ -282,7 +295,7 @@ const reset = () => new FetchError('connection', 'reset', { retryable: true });
 const counted = (files: PageFiles) =>
   Object.fromEntries(Object.entries(files.counts()).filter(([, count]) => count > 0));
 const reasons = (files: PageFiles) =>
-  files.failures.map(unpackFailure).map(({ name, reason, attempts }) => [name, reason, attempts]);
+  files.failures.map(unpackFailure).map(({ failure: { name, reason, attempts } }) => [name, reason, attempts]);
 
 test('each file of a page is fetched, stored and counted, and then the page is done', async () => {
   const { files, writer, owner } = page([file('a'), file('b')]);

@@ -61,18 +61,22 @@ test(
       answers.push(run.stdout);
       if (id === '' && run.stdout !== '') id = (JSON.parse(run.stdout) as { id: string }).id;
     }
-    const json = answers.map((text) => (text.startsWith('{') ? (JSON.parse(text) as Record<string, unknown>) : {}));
-    const [first, second, list, job, workers, resume, failures] = json;
-    assert.match(String(first?.['state']), /^(queued|running)$/);
-    assert.equal(second?.['name'], 'the same, all said');
-    assert.ok(Array.isArray(list?.['jobs']) && list['jobs'].length === 2);
-    assert.equal(job?.['id'], id);
-    assert.ok(Array.isArray(workers?.['workers']));
-    assert.ok(resume?.['status'] === 409 || resume?.['id'] === id);
-    assert.deepEqual(failures?.['failures'], []);
-    const [lines, table, gone] = answers.slice(7);
-    assert.equal(lines, '');
-    assert.match(table ?? '', /^name,url,reason/);
-    assert.equal(gone, '');
+    const answerTo = (part: string): string =>
+      answers[curls.findIndex((command) => `${command}\n`.includes(part))] ?? '';
+    const jsonOf = (part: string) => JSON.parse(answerTo(part)) as Record<string, unknown>;
+    assert.match(String(jsonOf('"path": "first"')['state']), /^(queued|running)$/);
+    assert.equal(jsonOf('all said')['name'], 'the same, all said');
+    const { jobs } = jsonOf('/jobs\n') as { jobs: unknown };
+    assert.ok(Array.isArray(jobs) && jobs.length === 2);
+    assert.equal(jsonOf('/jobs/$ID\n')['id'], id);
+    assert.ok(Array.isArray(jsonOf('/workers')['workers']));
+    for (const verb of ['/pause', '/resume', 'PATCH', '/cancel', '/retry']) {
+      const { status, id: job } = jsonOf(verb);
+      assert.ok(status === 409 || job === id, `${verb}: ${answerTo(verb)}`);
+    }
+    assert.deepEqual(jsonOf('failures?limit')['failures'], []);
+    assert.equal(answerTo('x-ndjson'), '');
+    assert.match(answerTo('text/csv'), /^name,url,reason/);
+    assert.equal(answerTo('DELETE'), '');
   },
 );

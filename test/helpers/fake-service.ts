@@ -65,7 +65,9 @@ export function fakeService(overrides: Partial<Service> = {}): Service {
     create: async (request) => ({ job: jobOf(request), replayed: false }),
     get: async (id) => known(id),
     list: async () => ({ jobs: [job], nextCursor: knownId }),
-    resume: async (id) => known(id),
+    steer: async (id) => known(id),
+    retry: async (id) => known(id),
+    change: async (id) => known(id),
     delete: async (id) => void known(id),
     failures: async (id) => {
       known(id);

@@ -91,7 +91,7 @@ export interface FileServer {
   readonly listUrl: string;
   readonly port: number;
   /** Every request, in order of arrival (not with `keepLog: false`). */
-  readonly requests: readonly SeenRequest[];
+  readonly requests: SeenRequest[];
   /** Requests that are being answered now, those held included; and the most there ever were. */
   readonly inFlight: number;
   readonly maxInFlight: number;

@@ -16,6 +16,7 @@ export function jobSpec(
       markerParam: 'next-marker',
     },
     sink: { type: 'directory', path: 'files' },
+    priority: 5,
     existing: 'skip',
     headers: {},
     retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000, maxOutageMs: 900_000, ...retry },
