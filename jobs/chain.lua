@@ -205,7 +205,8 @@ function operations.commit()
   local failed = number('filesFailed')
   if failed > failedBefore and failed >= number('maxFailures')
     and #seqs(function(flag) return flag ~= 's' end) > 0 then pause('max_failures') end
-  return { 'ok', epoch, settle() }
+  local due = settle()
+  return { 'ok', epoch, due, state }
 end
 
 -- 3 seq   4 nonce: the attempt is given up without having lost; it shall not count as a try. In every state.

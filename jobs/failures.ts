@@ -112,6 +112,12 @@ export async function readFailed(redis: Redis, job: string, range: FailedRange):
   return { own: { ...range, upTo: last }, rest: last === range.upTo ? null : { ...range, after: last }, items, failed };
 }
 
+/** The failure that was kept last, and where it stands in the stream of failures; null where there is none. */
+export async function readNewestFailure(redis: Redis, job: string): Promise<{ at: string; failure: Failure } | null> {
+  const [newest] = await redis.xrevrange(jobKeys(job).failures, '+', '-', 'COUNT', 1);
+  return newest === undefined ? null : { at: newest[0], failure: unpackFailure(newest[1][1] ?? '').failure };
+}
+
 function short(text: string): string {
   return text.slice(0, MESSAGE_CHARACTERS_MAX).toWellFormed();
 }

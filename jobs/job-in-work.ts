@@ -34,6 +34,8 @@ export interface JobParts {
   readonly readOrder: () => Promise<Order | null>;
   /** The highest priority of the jobs that make progress on this worker; 0: none does. */
   readonly highestPriority: () => number;
+  /** Is called when Redis was told of files that are done. */
+  readonly onProgress: () => void;
   readonly onPulseError: (error: unknown) => void;
 }
 
@@ -277,7 +279,10 @@ export class JobInWork {
       pages: attempts.map((attempt) => ({ seq: attempt.seq, nonce: attempt.nonce, counts: news(attempt) })),
     });
     const heard = performance.now();
-    if (settled > this.#settledBefore) this.#progressMs = heard;
+    if (settled > this.#settledBefore) {
+      this.#progressMs = heard;
+      this.#parts.onProgress();
+    }
     this.#settledBefore = settled;
     this.#bytesBefore = bytes;
     if (answer.version !== this.#version) await this.#reread();

@@ -11,6 +11,7 @@ import { readFailed } from './failures.ts';
 import { PageFiles } from './page-files.ts';
 import type { Hint, HintOutcome, PageQueue } from './queue.ts';
 import type { Begun, ChainStore, Hints, Token } from './store.ts';
+import type { WakeUpSender } from './wake-ups.ts';
 import { walk } from './walk.ts';
 
 /** What a page needs of the worker that takes it. */
@@ -21,6 +22,7 @@ export interface PageContext {
   /** The ids of the workers that live, this one included, as they were known last and as they are now. */
   readonly alive: ReadonlySet<string>;
   readonly company: Company;
+  readonly wakeUps: Pick<WakeUpSender, 'told'>;
   living(): Promise<ReadonlySet<string>>;
   /** The job, opened on this worker; null where there is no such job any more. */
   job(id: string): Promise<JobInWork | null>;
@@ -71,6 +73,8 @@ async function takeAmong(context: PageContext, member: Member, hint: Hint, lost:
   const nonce = randomUUID();
   const begun = await store.begin(hint.job, hint.seq, hint.epoch, nonce);
   if (begun.kind === 'drop' || begun.kind === 'publish') return DONE;
+  // No longer queued.
+  if (hint.seq === 0) context.wakeUps.told(hint.job, 'state');
   const job = await context.job(hint.job);
   if (job === null) return DONE;
   const comeBackInMs = job.comeBackInMs(hint.epoch);
@@ -103,13 +107,14 @@ async function takeAmong(context: PageContext, member: Member, hint: Hint, lost:
 }
 
 async function work(context: PageContext, job: JobInWork, attempt: Attempt, begun: Taken): Promise<void> {
-  const { store, queue } = context;
+  const { store, queue, wakeUps } = context;
   const { seq, nonce } = attempt;
   // An attempt before this one may have left half-done files.
   if (begun.tries > 1) job.sink.sweep(await context.living());
   const handedOn = await listAndHandOn(context, job, attempt, begun);
   if (handedOn === null) return;
   const { run, advanced } = handedOn;
+  wakeUps.told(job.id, 'progress');
   await queue.add(job.id, advanced);
   const files = new PageFiles(job.requests, job.sink.page(seq, nonce), run.items);
   attempt.failedBefore = run.failedBefore;
@@ -120,7 +125,9 @@ async function work(context: PageContext, job: JobInWork, attempt: Attempt, begu
   const counts = { ...attemptCounts(attempt), filesListed: run.listed };
   const settled = run.failedBefore.map(({ id }) => id);
   const committed = await store.commit(job.id, seq, nonce, counts, files.failures, settled);
-  if (committed.kind === 'ok') await queue.add(job.id, committed);
+  if (committed.kind === 'stop') return;
+  wakeUps.told(job.id, committed.state === 'running' ? 'progress' : 'state');
+  await queue.add(job.id, committed);
 }
 
 /** list → advance. Null: the attempt ends here, as it lost the page or the listing failed. */
@@ -176,7 +183,7 @@ function advance({ store, alive }: PageContext, job: JobInWork, { seq, nonce }: 
 }
 
 async function listingFailed(
-  { store, queue, logger }: PageContext,
+  { store, queue, wakeUps, logger }: PageContext,
   job: JobInWork,
   { seq, nonce }: Attempt,
   { tokens, open }: Taken,
@@ -192,5 +199,7 @@ async function listingFailed(
     token: typeof token === 'string' ? token : null,
     atFrontier: open,
   });
-  if (failed.kind === 'ok') await queue.add(job.id, failed);
+  if (failed.kind === 'stop') return;
+  wakeUps.told(job.id, 'state');
+  await queue.add(job.id, failed);
 }

@@ -7,11 +7,13 @@ import { badRequest, Problem } from '../src/errors.ts';
 import { connectRedis, isRedisAway } from '../src/redis.ts';
 import type { Failure, Job, JobPatch, JobRequest, JobState, WorkerInfo } from '../src/schemas.ts';
 import { sources } from '../src/sources/index.ts';
+import { JobEvents, type EventStream } from './events.ts';
 import { failuresAfter, failuresPage } from './failures.ts';
 import { answerTo, pagesInFlightMax, statesFor, type Verb } from './model.ts';
 import { PageQueue } from './queue.ts';
 import { ChainStore, jobKeys, sharedKeys, type Hints, type Refused } from './store.ts';
 import { readJobs } from './view.ts';
+import { WakeUpSender, type Change } from './wake-ups.ts';
 import { beat } from './workers.ts';
 
 const SCAN_BATCH = 500;
@@ -29,6 +31,10 @@ interface ServiceParts {
   /** How many jobs may be not at their end. */
   readonly activeJobsMax: number;
   readonly logger: Logger;
+  /** How often a stream of events says that it is there; default: 15 s. */
+  readonly heartbeatMs?: number;
+  /** How many streams of events may be open; default: 5,000. */
+  readonly streamsMax?: number;
 }
 
 /**
@@ -39,13 +45,17 @@ class RedisJobService {
   readonly #redis: Redis;
   readonly #store: ChainStore;
   readonly #queue: PageQueue;
+  readonly #wakeUps: WakeUpSender;
+  readonly #events: JobEvents;
   readonly #activeJobsMax: number;
   readonly #logger: Logger;
 
-  constructor({ redisUrl, activeJobsMax, logger }: ServiceParts) {
+  constructor({ redisUrl, activeJobsMax, logger, heartbeatMs, streamsMax }: ServiceParts) {
     this.#redis = connectRedis(redisUrl, { patient: false });
     this.#store = new ChainStore(this.#redis);
     this.#queue = new PageQueue(this.#redis);
+    this.#wakeUps = new WakeUpSender(this.#redis);
+    this.#events = new JobEvents({ redis: this.#redis, redisUrl, logger, heartbeatMs, streamsMax });
     this.#activeJobsMax = activeJobsMax;
     this.#logger = logger;
   }
@@ -72,6 +82,7 @@ class RedisJobService {
         throw new Problem('idempotency_conflict', 'this Idempotency-Key came with another body before: use a new one');
       }
       if (created.kind !== 'ok') return { job: await this.#read(created.first), replayed: true };
+      this.#told(id, 'state');
       await this.#hint(id, created);
       return { job: await this.#read(id), replayed: false };
     });
@@ -152,6 +163,7 @@ class RedisJobService {
       if (outcome === 'unknown') throw unknownJob(id);
       if (outcome === 'conflict')
         throw new Problem('conflict', 'the job is not at its end yet: only a finished job can go');
+      this.#told(id, 'state');
     });
   }
 
@@ -177,6 +189,22 @@ class RedisJobService {
     }
   }
 
+  /**
+   * The job's events until its end; null where it is at its end and the event `lastEventId` has shown that. Whoever reads
+   * too slowly is cut off. Throws Problem: `not_found`; `unavailable` also where too many streams are open.
+   */
+  watch(id: string, lastEventId: number | null): Promise<EventStream | null> {
+    return this.#reach(async () => {
+      await this.#mustExist(id);
+      return this.#events.watch(id, lastEventId);
+    });
+  }
+
+  /** The events of all jobs, without end. Throws as `watch` does. */
+  watchAll(): Promise<EventStream> {
+    return this.#reach(() => this.#events.watchAll());
+  }
+
   /** Every worker that gave a sign of life in the last seconds, oldest first. */
   workers(): Promise<WorkerInfo[]> {
     return this.#reach(async () => {
@@ -195,6 +223,8 @@ class RedisJobService {
   }
 
   async close(): Promise<void> {
+    this.#events.close();
+    await this.#wakeUps.close().catch(() => {});
     await this.#queue.close().catch(() => {});
     this.#redis.disconnect();
   }
@@ -209,7 +239,10 @@ class RedisJobService {
         if (answer === 'refused') {
           throw new Problem('conflict', `the job is ${job.state}; this is for one that is ${statesFor(verb)}`);
         }
-        if (await work()) return this.#read(id);
+        if (await work()) {
+          this.#told(id, 'state');
+          return this.#read(id);
+        }
       }
       throw new Problem('conflict', 'the job is being changed again and again by others; try again');
     });
@@ -240,6 +273,11 @@ class RedisJobService {
 
   async #mustExist(id: string): Promise<void> {
     if ((await this.#redis.exists(jobKeys(id).job)) === 0) throw unknownJob(id);
+  }
+
+  /** Call it after whatever changed a job: those who watch it are shown it. */
+  #told(id: string, change: Change): void {
+    this.#wakeUps.told(id, change);
   }
 
   /** A hint that does not arrive is put back by the workers' sweeper: the job is accepted all the same. */

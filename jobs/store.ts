@@ -4,7 +4,7 @@
  */
 import type { Redis } from 'ioredis';
 import { Script } from '../src/redis.ts';
-import type { JobError, JobSpec } from '../src/schemas.ts';
+import type { JobError, JobSpec, JobState } from '../src/schemas.ts';
 
 /** One hash tag for all: a Redis Cluster keeps the service in one slot, as scripts over several keys need. */
 export const keyPrefix = '{gigafetch}';
@@ -63,6 +63,9 @@ export type Begun =
 
 /** `stop`: somebody else has the page by now, or the job does not run; nothing was changed. */
 export type Step = ({ kind: 'ok' } & Hints) | { kind: 'stop' };
+
+/** `state`: the one the job has now; the page may have been its last, or have made it pause itself. */
+export type Committed = ({ kind: 'ok'; state: JobState } & Hints) | { kind: 'stop' };
 
 /** What one page adds to the job's counts. Keys are fields of the job's record. */
 export type Counts = Readonly<Record<string, number>>;
@@ -159,9 +162,11 @@ export class ChainStore {
     counts: Counts,
     failures: readonly string[],
     settled: readonly string[] = [],
-  ): Promise<Step> {
+  ): Promise<Committed> {
     const args = [seq, nonce, JSON.stringify(counts), JSON.stringify(settled), ...inBundles(failures)];
-    return step(await this.#run('commit', id, args));
+    const answer = await this.#run('commit', id, args);
+    const committed = step(answer);
+    return committed.kind === 'ok' ? { ...committed, state: answer[3] as JobState } : committed;
   }
 
   /** Gives an entry back that was neither finished nor lost, without it counting as a try. */

@@ -9,18 +9,23 @@ type Hash = Record<string, string>;
 const SPEED_SECONDS = 5;
 
 /** Reads jobs by their ids, in that order; null where there is none. Each is read in one moment, so no count goes back. */
-export function readJobs(redis: Redis, ids: readonly string[]): Promise<(Job | null)[]> {
-  return Promise.all(ids.map((id) => readJob(redis, id)));
+export async function readJobs(redis: Redis, ids: readonly string[]): Promise<(Job | null)[]> {
+  const read = await Promise.all(ids.map((id) => readJob(redis, id)));
+  return read.map((one) => one?.job ?? null);
 }
 
-async function readJob(redis: Redis, id: string): Promise<Job | null> {
+/** Reads one job; null where there is none. `atMs`: when it was so, by the clock of Redis, in ms since 1970. */
+export async function readJob(redis: Redis, id: string): Promise<{ job: Job; atMs: number } | null> {
   const { job, inFlight, live, rate } = jobKeys(id);
   const replies = await redis.multi().hgetall(job).hgetall(inFlight).hgetall(live).hgetall(rate).time().exec();
   const [record, entries, counts, finished, time] = (replies ?? []).map(([error, reply]) => {
     if (error) throw error;
     return reply;
   }) as [Hash, Hash, Hash, Hash, [string, string]];
-  return record.spec === undefined ? null : jobView(id, record, entries, counts, finished, Number(time[0]));
+  if (record.spec === undefined) return null;
+  const [second, microsecond] = time.map(Number) as [number, number];
+  const shown = jobView(id, record, entries, counts, finished, second);
+  return { job: shown, atMs: second * 1000 + Math.floor(microsecond / 1000) };
 }
 
 /** Pure. `second`: the time of Redis, in whole seconds since 1970. */
@@ -71,7 +76,7 @@ function jobView(id: string, record: Hash, inFlight: Hash, live: Hash, rate: Has
     createdAt: timeShown(record.createdAt) ?? '',
     startedAt: timeShown(record.startedAt),
     finishedAt: timeShown(record.finishedAt),
-    links: { self: `/jobs/${id}`, failures: `/jobs/${id}/failures` },
+    links: { self: `/jobs/${id}`, events: `/jobs/${id}/events`, failures: `/jobs/${id}/failures` },
   };
 }
 

@@ -16,6 +16,7 @@ import { JobInWork } from './job-in-work.ts';
 import { takePage } from './page.ts';
 import { HintConsumer, PageQueue } from './queue.ts';
 import { ChainStore } from './store.ts';
+import { WakeUpSender } from './wake-ups.ts';
 import { BEAT_MS, beat, isDead, leave, place, type WorkerSign } from './workers.ts';
 
 /** Pages in work at once, of all jobs together; most of them wait for their job's turn. */
@@ -42,6 +43,7 @@ export class DownloadWorker {
   readonly queue: PageQueue;
   readonly logger: Logger;
   readonly company = new Company(PAGES_AT_ONCE);
+  readonly wakeUps: WakeUpSender;
   readonly #startedAt = new Date().toISOString();
   readonly #place = place();
   readonly #dataDir: string;
@@ -66,6 +68,7 @@ export class DownloadWorker {
     this.#redis = connectRedis(redisUrl, { patient: true });
     this.store = new ChainStore(this.#redis);
     this.queue = new PageQueue(this.#redis);
+    this.wakeUps = new WakeUpSender(this.#redis);
     this.#consumer = new HintConsumer(this.#redis, {
       concurrency: PAGES_AT_ONCE,
       lockMs,
@@ -107,6 +110,7 @@ export class DownloadWorker {
     });
     await leave(this.#redis, this.id, []).catch(() => {});
     await this.queue.close();
+    await this.wakeUps.close();
     this.#fetcher.close();
     this.#agent.close();
     this.#redis.disconnect();
@@ -129,7 +133,10 @@ export class DownloadWorker {
       redis: this.#redis,
       fetcher: this.#fetcher,
       worker: this.id,
-      pause: (reason, epoch) => this.store.pause(id, reason, epoch),
+      pause: async (reason, epoch) => {
+        if (await this.store.pause(id, reason, epoch)) this.wakeUps.told(id, 'state');
+      },
+      onProgress: () => this.wakeUps.told(id, 'progress'),
       readOrder: () => this.store.order(id),
       highestPriority: () => this.#highestPriority(),
       onPulseError: (error) => this.logger.error({ err: error, job: id }, 'progress could not be told'),

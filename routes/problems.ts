@@ -22,7 +22,7 @@ const meanings: Record<ProblemKind, string> = {
   too_many_requests: 'More calls than `RATE_LIMIT` a minute, or more active jobs than `MAX_ACTIVE_JOBS`.',
   headers_too_large: 'There are too many headers, or they are too large.',
   internal: 'The service made an error; its log says more.',
-  unavailable: 'Redis does not answer; try again.',
+  unavailable: 'Redis does not answer, or too many streams of events are open; try again.',
 };
 
 const retryAfter = { type: 'integer', minimum: 1, description: 'Seconds until it may be tried again.' };

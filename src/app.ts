@@ -8,6 +8,7 @@ import manifest from '../package.json' with { type: 'json' };
 import { BearerTokens } from '../routes/auth.ts';
 import { bodyBytesMax, parseBodies } from '../routes/bodies.ts';
 import { checkCallers, securityHeaders } from '../routes/callers.ts';
+import { eventRoutes } from '../routes/events.ts';
 import { failureRoutes } from '../routes/failures.ts';
 import { healthRoutes } from '../routes/health.ts';
 import { jobRoutes } from '../routes/jobs.ts';
@@ -79,6 +80,7 @@ export function buildApp({ config, service, limiter, logger }: AppOptions): Fast
   void app.register(jobRoutes, { service, mayReach: addressPolicy(config.allowedNetworks) });
   void app.register(steeringRoutes, { service });
   void app.register(failureRoutes, { service });
+  void app.register(eventRoutes, { service });
   void app.register(workerRoutes, { service });
   void app.register(healthRoutes, { service });
   return app;
@@ -115,6 +117,7 @@ function describe(app: FastifyInstance): void {
       servers: [{ url: '/', description: 'This service.' }],
       tags: [
         { name: 'jobs', description: 'Order downloads, and see how far they are.' },
+        { name: 'events', description: 'See what happens while it happens.' },
         { name: 'workers', description: 'The processes that download.' },
         { name: 'health', description: 'For container platforms.' },
       ],
@@ -145,6 +148,7 @@ function withoutDiscriminators<T>(document: T): T {
   const text = JSON.stringify(document, (_key, value: unknown) => {
     // Fastify wants the names of headers in lower case.
     if (value === 'idempotency-key') return 'Idempotency-Key';
+    if (value === 'last-event-id') return 'Last-Event-ID';
     if (typeof value !== 'object' || value === null || !('discriminator' in value)) return value;
     const { discriminator: _, oneOf, description, ...rest } = value as Record<string, unknown>;
     const [branch, ...others] = oneOf as object[];

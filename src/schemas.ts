@@ -122,7 +122,10 @@ export const JobSchema = Type.Object(
     createdAt: time('When the job was accepted.'),
     startedAt: nullable(time('When its first page was taken.')),
     finishedAt: nullable(time('When it came to its end.')),
-    links: Type.Object({ self: Type.String(), failures: Type.String() }, { description: 'Paths of this API.' }),
+    links: Type.Object(
+      { self: Type.String(), events: Type.String(), failures: Type.String() },
+      { description: 'Paths of this API.' },
+    ),
   },
   {
     $id: 'Job',
@@ -174,7 +177,11 @@ export const JobSchema = Type.Object(
         createdAt: '2026-11-20T10:00:00.000Z',
         startedAt: '2026-11-20T10:00:00.120Z',
         finishedAt: null,
-        links: { self: `/jobs/${exampleId}`, failures: `/jobs/${exampleId}/failures` },
+        links: {
+          self: `/jobs/${exampleId}`,
+          events: `/jobs/${exampleId}/events`,
+          failures: `/jobs/${exampleId}/failures`,
+        },
       },
     ],
   },

@@ -111,7 +111,8 @@ test('a job that one API accepted is shown in full by another, its headers by no
     },
   );
   assert.equal(job.sink.path, job.id);
-  assert.deepEqual(job.links, { self: `/jobs/${job.id}`, failures: `/jobs/${job.id}/failures` });
+  const self = `/jobs/${job.id}`;
+  assert.deepEqual(job.links, { self, events: `${self}/events`, failures: `${self}/failures` });
   assert.deepEqual((await api(1).inject(`/jobs/${job.id}`)).json(), job);
   assert.deepEqual((await api(1).inject('/jobs?limit=1')).json<{ jobs: Job[] }>().jobs, [job]);
 });

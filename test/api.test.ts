@@ -433,7 +433,7 @@ test('an unknown route and a method that a route does not have are a 404', async
     ['PUT', '/jobs'],
     ['POST', `/jobs/${knownId}/stop`],
     ['PUT', `/jobs/${knownId}`],
-    ['GET', '/events?secret=1'],
+    ['GET', '/queues?secret=1'],
   ] as const) {
     assert.doesNotMatch(problemOf(await app.inject({ method, url }), 404).detail, /secret/);
   }
@@ -550,7 +550,7 @@ test('the document is OpenAPI 3.1, and every example of a body in it is accepted
   }>();
   assert.equal(document.openapi, '3.1.0');
   const operations = Object.values(document.paths).flatMap((path) => Object.values(path));
-  assert.equal(operations.length, 13);
+  assert.equal(operations.length, 15);
   for (const { operationId, summary, description } of operations) assert.ok(operationId && summary && description);
   const examples = document.components.schemas['JobRequest']?.examples ?? [];
   assert.ok(examples.length > 0);

@@ -206,6 +206,7 @@ function jobOn(redis: Redis, spec: JobSpec) {
     pause: () => assert.fail(),
     readOrder: () => assert.fail(),
     highestPriority: () => 0,
+    onProgress: () => {},
     onPulseError: (error) => assert.fail(String(error)),
   });
   return { job, started, writer };

@@ -445,7 +445,7 @@ test('what a job sends in its headers is nowhere but in its request and in one f
     '/workers',
     '/openapi.json',
     '/metrics',
-    '/events',
+    `/jobs/${id}/events`,
   ]) {
     await call(path);
   }

@@ -326,6 +326,7 @@ test('a commit that is sent again gets "stop", and nothing is deleted or counted
     kind: 'ok',
     epoch: 0,
     seqs: [1],
+    state: 'running',
   });
   const before = await contents();
   assert.deepEqual(await commit(0, 'n', { filesListed: 2, filesDownloaded: 1 }, 1), { kind: 'stop' });
@@ -408,13 +409,13 @@ test('at maxFailures the job pauses itself, and resume goes on until more files 
   await create({ maxFailures: 2 });
   await wholePage(0, 'b', 1);
   assert.equal((await record())['state'], 'running');
-  assert.deepEqual(await wholePage(1, 'c', 1), { kind: 'ok', epoch: 0, seqs: [] });
+  assert.deepEqual(await wholePage(1, 'c', 1), { kind: 'ok', epoch: 0, seqs: [], state: 'paused' });
   let { state, pausedReason } = await record();
   assert.deepEqual({ state, pausedReason }, { state: 'paused', pausedReason: 'max_failures' });
   assert.deepEqual(await store.todo('j'), { epoch: 0, seqs: [] });
   assert.deepEqual(await store.active(), ['j']);
   assert.deepEqual(await store.resume('j'), { epoch: 1, seqs: [2] });
-  assert.deepEqual(await wholePage(2, 'd', 0, 1), { kind: 'ok', epoch: 1, seqs: [3] });
+  assert.deepEqual(await wholePage(2, 'd', 0, 1), { kind: 'ok', epoch: 1, seqs: [3], state: 'running' });
   await wholePage(3, 'e', 1, 1);
   ({ state, pausedReason } = await record());
   assert.deepEqual({ state, pausedReason }, { state: 'paused', pausedReason: 'max_failures' });
@@ -577,7 +578,7 @@ test('not more pages than the cap and the one after are in flight', async () => 
   }
   assert.deepEqual(await inFlight(), ['0', '1', '2']);
   assert.deepEqual(new Set((await store.todo('j')).seqs), new Set([0, 1]), 'the frontier waits');
-  assert.deepEqual(await commit(0, 'n0'), { kind: 'ok', epoch: 0, seqs: [2] });
+  assert.deepEqual(await commit(0, 'n0'), { kind: 'ok', epoch: 0, seqs: [2], state: 'running' });
 });
 
 test('where the cap was lowered, the frontier waits until enough pages are done', async () => {
@@ -586,8 +587,8 @@ test('where the cap was lowered, the frontier waits until enough pages are done'
     await store.begin('j', seq, 0, 'n');
     await advance(seq, 'n', `t${seq}`, { cap: seq === 2 ? 2 : 4 });
   }
-  assert.deepEqual(await commit(0, 'n'), { kind: 'ok', epoch: 0, seqs: [] });
-  assert.deepEqual(await commit(1, 'n'), { kind: 'ok', epoch: 0, seqs: [3] });
+  assert.deepEqual(await commit(0, 'n'), { kind: 'ok', epoch: 0, seqs: [], state: 'running' });
+  assert.deepEqual(await commit(1, 'n'), { kind: 'ok', epoch: 0, seqs: [3], state: 'running' });
 });
 
 test('two jobs cannot write to one folder, or one into the other, while both are active', async () => {

@@ -237,7 +237,7 @@ const path = fc.oneof(
   fc.constantFrom(
     '/jobs',
     '/workers',
-    ...known.flatMap((id) => [`/jobs/${id}`, `/jobs/${id}/failures`, `/jobs/${id}/resume`]),
+    ...known.flatMap((id) => ['', '/failures', '/events', '/resume'].map((part) => `/jobs/${id}${part}`)),
   ),
 );
 const states = (JobSchema.properties.state as Schema).enum as string[];

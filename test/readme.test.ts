@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
+import { promisify } from 'node:util';
 import manifest from '../package.json' with { type: 'json' };
 import { startDemoServer, type DemoServer } from '../src/demo/server.ts';
 import { TestService } from './helpers/service.ts';
 
+const run = promisify(execFile);
 const root = new URL('../', import.meta.url);
 const readme = readFileSync(new URL('README.md', root), 'utf8');
 const commands = [...readme.matchAll(/^```sh\n([^]*?)^```$/gm)].flatMap(([, block = '']) => oneByOne(block));
@@ -56,10 +58,10 @@ test(
         .replaceAll('http://127.0.0.1:3900', files.url);
       // Not at its end yet: it is the last command that needs it to be.
       if (here.includes('DELETE')) await service.ended(id);
-      const run = spawnSync('sh', ['-c', here], { encoding: 'utf8', env: { ...process.env, ID: id } });
-      assert.equal(run.status, 0, here + run.stderr);
-      answers.push(run.stdout);
-      if (id === '' && run.stdout !== '') id = (JSON.parse(run.stdout) as { id: string }).id;
+      // Some wait for the job, whose files this process serves.
+      const { stdout } = await run('sh', ['-c', here], { env: { ...process.env, ID: id } });
+      answers.push(stdout);
+      if (id === '' && stdout !== '') id = (JSON.parse(stdout) as { id: string }).id;
     }
     const answerTo = (part: string): string =>
       answers[curls.findIndex((command) => `${command}\n`.includes(part))] ?? '';
@@ -70,6 +72,10 @@ test(
     assert.ok(Array.isArray(jobs) && jobs.length === 2);
     assert.equal(jsonOf('/jobs/$ID\n')['id'], id);
     assert.ok(Array.isArray(jsonOf('/workers')['workers']));
+    assert.match(
+      answerTo('/events'),
+      /^retry: 1000\n\nevent: snapshot\n[^]*\nevent: state\n.*\ndata: .*"state":"completed".*\n\n$/,
+    );
     for (const verb of ['/pause', '/resume', 'PATCH', '/cancel', '/retry']) {
       const { status, id: job } = jsonOf(verb);
       assert.ok(status === 409 || job === id, `${verb}: ${answerTo(verb)}`);

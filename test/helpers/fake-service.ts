@@ -1,3 +1,4 @@
+import { EventStream } from '../../jobs/event-stream.ts';
 import type { RouteOptions } from '../../routes/parts.ts';
 import { Problem } from '../../src/errors.ts';
 import { fillDefaults } from '../../src/check-job.ts';
@@ -35,7 +36,7 @@ export function jobOf(request: JobRequest, id = knownId): Job {
     createdAt: '2026-11-20T10:00:00.000Z',
     startedAt: '2026-11-20T10:00:00.120Z',
     finishedAt: null,
-    links: { self: `/jobs/${id}`, failures: `/jobs/${id}/failures` },
+    links: { self: `/jobs/${id}`, events: `/jobs/${id}/events`, failures: `/jobs/${id}/failures` },
   };
 }
 
@@ -79,6 +80,11 @@ export function fakeService(overrides: Partial<Service> = {}): Service {
       yield [];
       yield failuresOf(1);
     },
+    watch: async (id) => {
+      known(id);
+      return new EventStream();
+    },
+    watchAll: async () => new EventStream(),
     workers: async () => [],
     ping: async () => {},
     close: async () => {},
