@@ -1,5 +1,7 @@
 -- A worker's sign of life. KEYS 1 sorted set of workers by their last sign (ms)   2 hash of what they said of themselves
+--   3 hash of what all workers did, ever
 -- ARGV 1 worker ('' asks alone)   2 what it says of itself   3 how long a worker that is not heard of is remembered, in ms
+--   4… what it did since its last sign: name, count, …
 -- Returns, for each worker: ms since its last sign, what it said, …
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -11,6 +13,7 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[
   redis.call('ZREM', KEYS[1], worker)
   redis.call('HDEL', KEYS[2], worker)
 end
+for i = 4, #ARGV, 2 do redis.call('HINCRBY', KEYS[3], ARGV[i], ARGV[i + 1]) end
 local answer, all = {}, redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 for i = 1, #all, 2 do
   answer[#answer + 1] = now - all[i + 1]

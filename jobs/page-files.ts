@@ -113,6 +113,7 @@ export class PageFiles {
     this.#counts.filesFailed += weight;
     const field = `reason:${error.reason}`;
     this.#reasons[field] = (this.#reasons[field] ?? 0) + weight;
+    this.#owner.tally.failed(error.reason, weight);
     const failure: Failure = {
       name: item.name,
       url: 'bad' in item ? item.url : item.origin + item.path,
@@ -139,6 +140,7 @@ export class PageFiles {
       }
       if (this.#owner.spec.existing !== 'skip') return false;
       this.#counts.filesSkipped += weight;
+      this.#owner.tally.skipped += weight;
       this.#settle(weight);
     } catch (error) {
       if (!(error instanceof FetchError)) throw error;
@@ -183,6 +185,8 @@ export class FileTransfer extends Transfer {
   protected succeed(answer: Answer): void {
     if (answer.body !== null) this.#writer.put(this.#item.name, answer.body);
     this.page.downloaded(answer.bytes, this.#weight);
+    this.owner.tally.downloaded += this.#weight;
+    this.owner.tally.bytes += answer.bytes;
   }
 
   protected fail(error: FetchError): void {

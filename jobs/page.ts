@@ -107,7 +107,7 @@ async function takeAmong(context: PageContext, member: Member, hint: Hint, lost:
 }
 
 async function work(context: PageContext, job: JobInWork, attempt: Attempt, begun: Taken): Promise<void> {
-  const { store, queue, wakeUps } = context;
+  const { store, queue, wakeUps, logger } = context;
   const { seq, nonce } = attempt;
   // An attempt before this one may have left half-done files.
   if (begun.tries > 1) job.sink.sweep(await context.living());
@@ -126,6 +126,7 @@ async function work(context: PageContext, job: JobInWork, attempt: Attempt, begu
   const settled = run.failedBefore.map(({ id }) => id);
   const committed = await store.commit(job.id, seq, nonce, counts, files.failures, settled);
   if (committed.kind === 'stop') return;
+  logger.debug({ job: job.id, page: seq, files: run.items.length }, 'page done');
   wakeUps.told(job.id, committed.state === 'running' ? 'progress' : 'state');
   await queue.add(job.id, committed);
 }
@@ -189,7 +190,8 @@ async function listingFailed(
   { tokens, open }: Taken,
   error: FetchError,
 ): Promise<void> {
-  logger.warn({ job: job.id, page: seq, reason: error.reason, statusCode: error.statusCode }, error.message);
+  // Its message may repeat what the server said, and that what it was sent: the job shows it, the log does not.
+  logger.warn({ job: job.id, page: seq, reason: error.reason, statusCode: error.statusCode }, 'the listing failed');
   const { reason, message, statusCode } = error;
   const [token] = tokens;
   const failed = await store.listFailed(job.id, seq, nonce, {

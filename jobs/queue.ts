@@ -1,4 +1,5 @@
 /** BullMQ, and all that knows of its options and errors. A job in it is a hint: "look at entry `seq` of job `job`". */
+import type { BaseAdapter } from '@bull-board/api/baseAdapter';
 import { DelayedError, Queue, WaitingError, Worker, type Job as BullJob } from 'bullmq';
 import type { Redis } from 'ioredis';
 import { keyPrefix, type Hints } from './store.ts';
@@ -47,6 +48,18 @@ export class PageQueue {
     const holders = await this.#redis.mget(locks);
     const theirs = locks.filter((_, index) => holders[index]?.startsWith(`${consumer}:`));
     if (theirs.length > 0) await this.#redis.del(theirs);
+  }
+
+  /** How many hints no worker has taken: those that may be taken, and those that shall come later. */
+  async waiting(): Promise<{ waiting: number; delayed: number }> {
+    const { wait = 0, prioritized = 0, delayed = 0 } = await this.#queue.getJobCounts('wait', 'prioritized', 'delayed');
+    return { waiting: wait + prioritized, delayed };
+  }
+
+  /** The queue as bull-board shows it. It may be looked at alone: hints are not for people to retry or remove. */
+  async board(): Promise<BaseAdapter> {
+    const { BullMQAdapter } = await import('@bull-board/api/bullMQAdapter');
+    return new BullMQAdapter(this.#queue, { readOnlyMode: true, description: 'Hints: "look at page n of job x"' });
   }
 
   async close(): Promise<void> {

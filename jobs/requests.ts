@@ -1,6 +1,7 @@
 import { FetchError } from '../src/errors.ts';
 import type { Fetcher } from '../src/fetch-file.ts';
 import type { JobSpec } from '../src/schemas.ts';
+import type { Tally } from '../src/tally.ts';
 import { Origin } from './origin.ts';
 import { StartTimes } from './start-times.ts';
 import { Probe, type Transfer, type TransferOwner } from './transfer.ts';
@@ -59,6 +60,10 @@ export class Requests implements TransferOwner {
       for (const transfer of origin.waiting) transfer.restart();
     }
     for (const transfer of this.#ready) transfer.restart();
+  }
+
+  get tally(): Tally {
+    return this.#fetcher.tally;
   }
 
   get inFlight(): number {

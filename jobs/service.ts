@@ -9,6 +9,7 @@ import type { Failure, Job, JobPatch, JobRequest, JobState, WorkerInfo } from '.
 import { sources } from '../src/sources/index.ts';
 import { JobEvents, type EventStream } from './events.ts';
 import { failuresAfter, failuresPage } from './failures.ts';
+import { readFigures, type Figures } from './figures.ts';
 import { answerTo, pagesInFlightMax, statesFor, type Verb } from './model.ts';
 import { PageQueue } from './queue.ts';
 import { ChainStore, jobKeys, sharedKeys, type Hints, type Refused } from './store.ts';
@@ -213,6 +214,16 @@ class RedisJobService {
         .map(({ place: _place, consumer: _consumer, ...shown }) => shown)
         .sort((a, b) => (a.id < b.id ? -1 : 1));
     });
+  }
+
+  /** How the whole service fares. */
+  figures(): Promise<Figures> {
+    return this.#reach(() => readFigures(this.#redis, this.#queue));
+  }
+
+  /** The queue as bull-board shows it, to look at alone. */
+  board(): ReturnType<PageQueue['board']> {
+    return this.#queue.board();
   }
 
   /** Resolves where Redis answers. */

@@ -30,6 +30,8 @@ export const sharedKeys = {
   jobs: `${keyPrefix}:jobs`,
   workers: `${keyPrefix}:workers`,
   workersSaid: `${keyPrefix}:workers:said`,
+  /** What all workers did, ever. */
+  totals: `${keyPrefix}:totals`,
 } as const;
 
 /** Entries that should have a BullMQ job now, and the epoch for its id. */

@@ -3,6 +3,7 @@ import type { Answer, Exchange, FetchHandler, FetchRequest } from '../src/fetch-
 import { retryDelayMs } from '../src/retry.ts';
 import type { BodyWriter } from '../src/sinks/index.ts';
 import type { JobSpec } from '../src/schemas.ts';
+import type { Tally } from '../src/tally.ts';
 import { troubleOf } from './origin.ts';
 
 const REDIRECTS_MAX = 5;
@@ -17,6 +18,8 @@ export interface TransferOwner {
   /** The job's headers, flat, and the one origin they may be sent to. */
   readonly headers: readonly string[];
   readonly headersOrigin: string;
+  /** What this worker did, over all jobs. */
+  readonly tally: Tally;
   /** A request of this transfer ended, whatever its outcome; it no longer counts as in flight. */
   ended(transfer: Transfer): void;
   /** The transfer has another request to make, at once or later. */
@@ -136,6 +139,7 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
   repeat(delayMs = 0): void {
     this.restart();
     this.retried();
+    this.owner.tally.retried += 1;
     this.owner.again(this, delayMs);
   }
 

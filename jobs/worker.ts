@@ -17,7 +17,8 @@ import { takePage } from './page.ts';
 import { HintConsumer, PageQueue } from './queue.ts';
 import { ChainStore } from './store.ts';
 import { WakeUpSender } from './wake-ups.ts';
-import { BEAT_MS, beat, isDead, leave, place, type WorkerSign } from './workers.ts';
+import type { ShownWorker, WorkerFigures } from './worker-server.ts';
+import { BEAT_MS, beat, isDead, leave, place, type Workers, type WorkerSign } from './workers.ts';
 
 /** Pages in work at once, of all jobs together; most of them wait for their job's turn. */
 const PAGES_AT_ONCE = 128;
@@ -36,7 +37,7 @@ export interface WorkerOptions {
 }
 
 /** One worker process: takes pages of all jobs, several at once, over one set of connections. */
-export class DownloadWorker {
+export class DownloadWorker implements ShownWorker {
   readonly id = uuidv7();
   alive: ReadonlySet<string> = new Set([this.id]);
   readonly store: ChainStore;
@@ -57,6 +58,7 @@ export class DownloadWorker {
   #settledEnded = 0;
   #settledBefore = 0;
   #beatBefore = performance.now();
+  #toldAtMs = -Infinity;
 
   constructor({ redisUrl, dataDir, logger, lockMs, mayReach }: WorkerOptions) {
     this.#dataDir = dataDir;
@@ -73,7 +75,8 @@ export class DownloadWorker {
       concurrency: PAGES_AT_ONCE,
       lockMs,
       take: (hint, lost) => takePage(this, hint, lost),
-      onError: (error, hint) => this.logger.error({ err: error, ...hint }, 'a page could not be worked on'),
+      onError: (error, hint) =>
+        this.logger.error({ err: error, job: hint?.job, page: hint?.seq }, 'a page could not be worked on'),
     });
     this.#timers = [
       setInterval(() => this.#try(this.#beat()), BEAT_MS),
@@ -97,6 +100,20 @@ export class DownloadWorker {
     return job;
   }
 
+  /** How long ago it last reached Redis, in ms. */
+  get silentMs(): number {
+    return performance.now() - this.#toldAtMs;
+  }
+
+  figures(): WorkerFigures {
+    return {
+      counts: this.#fetcher.tally.counts(),
+      jobs: this.#opened.size,
+      pagesInWork: sum(this.#opened.values(), (job) => job.pagesInWork),
+      requestsInFlight: this.#fetcher.inFlight,
+    };
+  }
+
   async living(): Promise<ReadonlySet<string>> {
     this.alive = this.#ids((await beat(this.#redis, null)).living);
     return this.alive;
@@ -108,7 +125,7 @@ export class DownloadWorker {
     await this.#consumer.close(() => {
       for (const job of this.#opened.values()) void job.close();
     });
-    await leave(this.#redis, this.id, []).catch(() => {});
+    await Promise.allSettled([this.#tell(null), leave(this.#redis, this.id, [])]);
     await this.queue.close();
     await this.wakeUps.close();
     this.#fetcher.close();
@@ -163,7 +180,7 @@ export class DownloadWorker {
   async #beat(): Promise<void> {
     const settled = this.#settledEnded + sum(this.#opened.values(), (job) => job.settled);
     const now = performance.now();
-    const { living, missing } = await beat(this.#redis, {
+    const { living, missing } = await this.#tell({
       id: this.id,
       host: hostname(),
       pid: process.pid,
@@ -184,6 +201,19 @@ export class DownloadWorker {
       this.logger.warn({ dead: id }, 'a worker died: its pages go to others');
       await this.queue.unlock(consumer);
       await leave(this.#redis, id, jobs);
+    }
+  }
+
+  /** Gives a sign of life, and tells what was done since the last one. */
+  async #tell(sign: WorkerSign | null): Promise<Workers> {
+    const done = this.#fetcher.tally.take();
+    try {
+      const workers = await beat(this.#redis, sign, done);
+      this.#toldAtMs = performance.now();
+      return workers;
+    } catch (error) {
+      this.#fetcher.tally.putBack(done);
+      throw error;
     }
   }
 

@@ -4,11 +4,12 @@ import type { Redis } from 'ioredis';
 import { commandLine } from '../src/processes.ts';
 import { Script } from '../src/redis.ts';
 import type { WorkerInfo } from '../src/schemas.ts';
+import type { Counts } from '../src/tally.ts';
 import { jobKeys, sharedKeys } from './store.ts';
 
 /** How often a worker gives a sign of life, and for how long one counts. */
 export const BEAT_MS = 1000;
-const SIGN_OF_LIFE_MS = 5000;
+export const SIGN_OF_LIFE_MS = 5000;
 /** Longer than any lock or lease of a dead worker lasts. */
 const REMEMBERED_MS = 60_000;
 
@@ -28,12 +29,12 @@ export interface Workers {
 
 const script = new Script('beat.lua', import.meta.url);
 
-/** The workers there are. With `self`, that one gives its sign of life. */
-export async function beat(redis: Redis, self: WorkerSign | null): Promise<Workers> {
+/** The workers there are. With `self`, that one gives its sign of life. `done`: what was done since it was told last. */
+export async function beat(redis: Redis, self: WorkerSign | null, done: Counts = {}): Promise<Workers> {
   const said = (await script.run(
     redis,
-    [sharedKeys.workers, sharedKeys.workersSaid],
-    [self?.id ?? '', self === null ? '' : JSON.stringify(self), REMEMBERED_MS],
+    [sharedKeys.workers, sharedKeys.workersSaid, sharedKeys.totals],
+    [self?.id ?? '', self === null ? '' : JSON.stringify(self), REMEMBERED_MS, ...Object.entries(done).flat()],
   )) as (number | string)[];
   const living: WorkerSign[] = [];
   const missing: WorkerSign[] = [];

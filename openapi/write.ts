@@ -9,7 +9,7 @@ const file = new URL('openapi.json', import.meta.url);
 /** The document as text: keys in the order of the code, a newline at the end. */
 async function render(): Promise<string> {
   // No call is made: the document needs the routes alone.
-  const config = { apiTokens: [], allowedHosts: [], allowedNetworks: [] };
+  const config = { apiTokens: [], allowedHosts: [], allowedNetworks: [], queuesUi: false };
   const limiter = { count: async () => null };
   const app = buildApp({ config, service: {} as JobService, limiter, logger: pino({ level: 'silent' }) });
   await app.ready();

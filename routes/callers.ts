@@ -8,7 +8,8 @@ const headersMax = 100;
 
 /** Container platforms ask by whatever address a process has. */
 const probes = /^\/(livez|readyz)$/;
-const reading = /^(GET|HEAD|OPTIONS)$/;
+/** Methods that change nothing. */
+export const reading = /^(GET|HEAD|OPTIONS)$/;
 
 /**
  * For every answer. No HSTS, as there is no TLS here, and no CORS: no other site's page is to read anything. Swagger UI

@@ -4,7 +4,8 @@ import { createCallLimiter } from '../routes/rate-limit.ts';
 import { createJobService } from '../jobs/service.ts';
 import { buildApp } from './app.ts';
 import { readConfig, type Config } from './config.ts';
-import { StartError, systemCode } from './errors.ts';
+import { StartError } from './errors.ts';
+import { listenError } from './listen.ts';
 import { createLogger } from './log.ts';
 import { announceReady, requireRedisUrl, runRole } from './process.ts';
 
@@ -33,7 +34,7 @@ async function startApi(): Promise<{ close(): Promise<void> }> {
     announceReady(await app.listen({ host: config.host, port: config.port }));
   } catch (error) {
     await close();
-    throw explained(error, config);
+    throw listenError(error, config.host, config.port);
   }
   return { close };
 }
@@ -44,17 +45,6 @@ function refuseOpenDoor({ host, apiTokens, allowAnonymous }: Config): void {
   throw new StartError(
     `HOST is ${host}, which others may reach: set API_TOKENS, or ALLOW_ANONYMOUS=true to let in everybody`,
   );
-}
-
-function explained(error: unknown, { host, port }: Config): unknown {
-  const reasons: Record<string, string> = {
-    EADDRINUSE: 'something listens there already; set another PORT',
-    EACCES: 'this user may not listen there; set a PORT above 1023',
-    EADDRNOTAVAIL: 'this machine has no such address; set another HOST',
-    ENOTFOUND: 'there is no such host; set another HOST',
-  };
-  const reason = reasons[systemCode(error) ?? ''];
-  return reason === undefined ? error : new StartError(`HOST ${host}, PORT ${port}: ${reason}`);
 }
 
 await runRole(startApi);

@@ -12,9 +12,12 @@ import { eventRoutes } from '../routes/events.ts';
 import { failureRoutes } from '../routes/failures.ts';
 import { healthRoutes } from '../routes/health.ts';
 import { jobRoutes } from '../routes/jobs.ts';
+import { countCalls, metricsRoutes } from '../routes/metrics.ts';
 import type { RouteOptions } from '../routes/parts.ts';
 import { answerBrokenRequest, answerError, answerNotFound } from '../routes/problems.ts';
+import { queuesUi } from '../routes/queues.ts';
 import { limitCalls, type CallLimiter } from '../routes/rate-limit.ts';
+import { requestId, traceCalls } from '../routes/request-id.ts';
 import { steeringRoutes } from '../routes/steering.ts';
 import { requestValidators } from '../routes/validation.ts';
 import { workerRoutes } from '../routes/workers.ts';
@@ -37,7 +40,7 @@ const connectionsMax = 10_000;
 const shared = [JobRequestSchema, JobPatchSchema, JobSchema, FailureSchema, WorkerInfoSchema, ProblemSchema];
 
 export interface AppOptions extends RouteOptions {
-  readonly config: Pick<Config, 'apiTokens' | 'allowedHosts' | 'allowedNetworks'>;
+  readonly config: Pick<Config, 'apiTokens' | 'allowedHosts' | 'allowedNetworks' | 'queuesUi'>;
   readonly limiter: Pick<CallLimiter, 'count'>;
   readonly logger: FastifyBaseLogger;
 }
@@ -49,6 +52,7 @@ export interface AppOptions extends RouteOptions {
 export function buildApp({ config, service, limiter, logger }: AppOptions): FastifyInstance {
   const app: FastifyInstance = fastify({
     loggerInstance: logger,
+    genReqId: requestId,
     // What is polled several times a second would fill a log with nothing else.
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: bodyBytesMax,
@@ -66,6 +70,8 @@ export function buildApp({ config, service, limiter, logger }: AppOptions): Fast
   });
   app.server.maxConnections = connectionsMax;
   const tokens = new BearerTokens(config.apiTokens);
+  traceCalls(app);
+  const calls = countCalls(app);
   checkCallers(app, config.allowedHosts);
   refuseWhileClosing(app);
   app.addHook('onRequest', limitCalls(limiter, tokens.digestOf));
@@ -82,7 +88,9 @@ export function buildApp({ config, service, limiter, logger }: AppOptions): Fast
   void app.register(failureRoutes, { service });
   void app.register(eventRoutes, { service });
   void app.register(workerRoutes, { service });
+  void app.register(metricsRoutes, { service, calls });
   void app.register(healthRoutes, { service });
+  if (config.queuesUi) void app.register(queuesUi, { service });
   return app;
 }
 
@@ -118,7 +126,7 @@ function describe(app: FastifyInstance): void {
       tags: [
         { name: 'jobs', description: 'Order downloads, and see how far they are.' },
         { name: 'events', description: 'See what happens while it happens.' },
-        { name: 'workers', description: 'The processes that download.' },
+        { name: 'workers', description: 'The processes that download, and figures of what they do.' },
         { name: 'health', description: 'For container platforms.' },
       ],
       security: [{ bearer: [] }],

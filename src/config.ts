@@ -27,6 +27,8 @@ const EnvironmentSchema = Type.Object({
   ALLOWED_HOSTS: Type.Optional(Type.String()),
   RATE_LIMIT: Type.Integer({ default: 6000, minimum: 1, maximum: 10_000_000 }),
   MAX_ACTIVE_JOBS: Type.Integer({ default: 10_000, minimum: 1, maximum: 1_000_000 }),
+  WORKER_METRICS_PORT: Type.Optional(Type.Integer({ minimum: 0, maximum: 65_535 })),
+  QUEUES_UI: Type.Unsafe<'true' | 'false'>(Type.String({ default: 'false', enum: ['true', 'false'] })),
   LOG_LEVEL: Type.Unsafe<(typeof levels)[number]>(Type.String({ default: 'info', enum: [...levels] })),
 });
 
@@ -44,6 +46,8 @@ const remedies: Record<keyof Static<typeof EnvironmentSchema>, string> = {
   ALLOWED_HOSTS: 'names, "*.name" for all names below one, addresses and networks, separated by commas; or "*"',
   RATE_LIMIT: 'a whole number of calls a minute from 1 to 10000000',
   MAX_ACTIVE_JOBS: 'a whole number from 1 to 1000000',
+  WORKER_METRICS_PORT: 'a whole number from 0 to 65535',
+  QUEUES_UI: 'true or false',
   LOG_LEVEL: `one of ${levels.join(', ')}`,
 };
 
@@ -70,6 +74,10 @@ export interface Config {
   readonly rateLimit: number;
   /** How many jobs may be not at their end. */
   readonly activeJobsMax: number;
+  /** Where a worker shows its figures, and the first of several workers; 0: any free port; null: nowhere. */
+  readonly workerMetricsPort: number | null;
+  /** Whether the API shows its queue at /queues. */
+  readonly queuesUi: boolean;
   readonly logLevel: (typeof levels)[number];
 }
 
@@ -117,6 +125,8 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     allowedHosts: readHosts(env),
     rateLimit: env.RATE_LIMIT,
     activeJobsMax: env.MAX_ACTIVE_JOBS,
+    workerMetricsPort: env.WORKER_METRICS_PORT ?? null,
+    queuesUi: env.QUEUES_UI === 'true',
     logLevel: env.LOG_LEVEL,
   };
 }

@@ -43,6 +43,8 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
   /** The fetcher's clock when the phase began or bytes came last. */
   #sinceMs = 0;
   #bodySinceMs = 0;
+  /** Of performance.now(). */
+  #startedMs = 0;
   #answering = false;
   #done = false;
   #statusCode = 0;
@@ -61,6 +63,7 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
   }
 
   begin(headers: string[]): void {
+    this.#startedMs = performance.now();
     try {
       this.#connection = this.#agent.acquire(this.#request.origin);
       this.#enter('connecting');
@@ -229,6 +232,7 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
   #end(outcome: FetchError | string | Answer, broken: Connection | null): void {
     this.#done = true;
     this.#fetcher.remove(this);
+    this.#fetcher.tally.requestEnded(this.#statusCode, performance.now() - this.#startedMs);
     this.#decoder?.destroy();
     this.#body.abort();
     if (broken !== null) this.#agent.drop(broken);

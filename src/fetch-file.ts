@@ -5,6 +5,7 @@ import { FetchError } from './errors.ts';
 import { RunningExchange } from './exchange.ts';
 import type { HttpAgent } from './http.ts';
 import type { BodyWriter } from './sinks/index.ts';
+import { Tally } from './tally.ts';
 
 /** Bodies up to this size are handed over in memory. */
 export const SMALL_BODY_BYTES = 65_536;
@@ -63,6 +64,8 @@ export interface Exchange {
 
 /** Runs exchanges, as many at once as are started, on the connections of one agent. */
 export class Fetcher {
+  /** Exchanges are counted here; what becomes of the files is the caller's to count. */
+  readonly tally = new Tally();
   readonly #agent: HttpAgent;
   readonly #headers = new WeakMap<readonly string[], string[]>();
   readonly #running: RunningExchange[] = [];

@@ -9,7 +9,13 @@ export function createLogger(config: Pick<Config, 'logLevel'>, role: string): Lo
     base: { pid: process.pid, role },
     timestamp: pino.stdTimeFunctions.isoTime,
     serializers: { err: shownError },
+    hooks: { streamWrite: withoutQueries },
   });
+}
+
+/** A text whose URLs have no queries: there are secrets in those that are signed beforehand. */
+export function withoutQueries(text: string): string {
+  return text.replaceAll(/(https?:\/\/[^\s"'<>?\\]*)\?[^\s"'<>\\]*/gi, '$1?…');
 }
 
 /** Libraries hang things on errors that are not for a log: ioredis the whole command, a job's secret headers included. */

@@ -1,6 +1,7 @@
 /** How the processes of the service begin and end: the supervisor, and the roles (API, worker) with or without it. */
 import type { Config } from './config.ts';
 import { StartError } from './errors.ts';
+import { withoutQueries } from './log.ts';
 
 /** The exit code of a process that cannot start as it is set up (EX_CONFIG of sysexits.h): starting it again is no help. */
 export const startErrorExitCode = 78;
@@ -46,7 +47,7 @@ export async function runRole(main: () => Promise<{ close(): Promise<void> }>): 
 /** Ends the process. A StartError is printed as one line, any other error with its stack. */
 export function exitWith(exitCode: number, error: unknown): never {
   const shown = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  process.stderr.write(`gigafetch: ${error instanceof StartError ? error.message : shown}\n`);
+  process.stderr.write(`gigafetch: ${withoutQueries(error instanceof StartError ? error.message : shown)}\n`);
   process.exit(exitCode);
 }
 

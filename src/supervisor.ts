@@ -13,6 +13,7 @@ import { separateFolders } from './separate-folders.ts';
 import { lockStateDir } from './state-lock.ts';
 
 const childEndMs = 8_000;
+const portMax = 65_535;
 const restartMsMin = 100;
 const restartMsMax = 5_000;
 /** What ran this long is thought to be well: its next end is the first in a row. */
@@ -90,6 +91,7 @@ async function runAll(
   ending: Ending,
 ): Promise<void> {
   const mark = `--supervised-in=${stateDir}`;
+  const ports = workerPorts(config);
   await leftoversGone(mark, logger, ending.soft);
   const redis = config.redisUrl === null ? await keepRedis(stateDir, logger, ending.soft) : null;
   const environment = {
@@ -98,11 +100,27 @@ async function runAll(
     ...process.env,
     REDIS_URL: redis?.url ?? config.redisUrl ?? '',
   };
-  const keep = (role: string, script: string): Promise<void> =>
-    keepAlive(() => runChild(fork(script, [mark], { env: environment }), role, logger, ending), ending.soft);
-  const workers = Array.from({ length: config.workers }, () => keep('worker', scripts.worker));
+  const keep = (role: string, script: string, more: NodeJS.ProcessEnv = {}): Promise<void> =>
+    keepAlive(
+      () => runChild(fork(script, [mark], { env: { ...environment, ...more } }), role, logger, ending),
+      ending.soft,
+    );
+  const workers = ports.map((port) => keep('worker', scripts.worker, { WORKER_METRICS_PORT: port }));
   await Promise.all([keep('api', scripts.api), ...workers]);
   await redis?.stop();
+}
+
+/** For each worker, where it shows its figures: the first at WORKER_METRICS_PORT, the others at the ports that follow. */
+function workerPorts({ workerMetricsPort: first, workers, port: apiPort }: Config): string[] {
+  return Array.from({ length: workers }, (_, index) => {
+    if (first === null || first === 0) return String(first ?? '');
+    const port = first + index;
+    if (port <= portMax && port !== apiPort) return String(port);
+    const whose = port === apiPort ? "the API's" : 'none';
+    throw new StartError(
+      `WORKER_METRICS_PORT is ${first}: worker ${index + 1} would get port ${port}, which is ${whose}`,
+    );
+  });
 }
 
 /** Children of a killed supervisor end by themselves; until then they may hold the port. */

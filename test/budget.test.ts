@@ -13,6 +13,7 @@ import type { FetchError } from '../src/errors.ts';
 import type { FetchHandler, Fetcher } from '../src/fetch-file.ts';
 import { Script, connectRedis } from '../src/redis.ts';
 import type { JobSpec } from '../src/schemas.ts';
+import { Tally } from '../src/tally.ts';
 import { jobSpec } from './helpers/job-spec.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
 
@@ -190,6 +191,7 @@ function jobOn(redis: Redis, spec: JobSpec) {
   const fetcher = {
     hasRoom: true,
     maxInFlight: 100,
+    tally: new Tally(),
     start: (_: unknown, handler: FetchHandler) => {
       started.push(handler);
       return { abort: (error: FetchError) => handler.onError(error) };

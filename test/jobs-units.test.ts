@@ -10,6 +10,7 @@ import { retryDelayMs } from '../src/retry.ts';
 import type { Failure, JobSpec, JobState } from '../src/schemas.ts';
 import type { Found, PageWriter } from '../src/sinks/index.ts';
 import type { BadItem, GetListing, SourceFile } from '../src/sources/index.ts';
+import { Tally } from '../src/tally.ts';
 import { jobSpec } from './helpers/job-spec.ts';
 
 // The states.
@@ -218,6 +219,7 @@ class Owner implements TransferOwner {
   readonly spec: JobSpec;
   readonly headers = ['authorization', 'Bearer x'];
   readonly headersOrigin = origin;
+  readonly tally = new Tally();
   ends = 0;
   /** The delays of requests to be made again. */
   readonly delays: number[] = [];

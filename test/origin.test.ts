@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import { Origin } from '../jobs/origin.ts';
 import { Transfer, type TransferOwner } from '../jobs/transfer.ts';
 import { FetchError } from '../src/errors.ts';
+import { Tally } from '../src/tally.ts';
 import { jobSpec } from './helpers/job-spec.ts';
 
 const name = 'http://127.0.0.1:9';
@@ -20,6 +21,7 @@ class Recorded extends Transfer {
       spec,
       headers: [],
       headersOrigin: name,
+      tally: new Tally(),
       ended: () => {},
       again: () => this.fate.push('again'),
       answered: () => {},

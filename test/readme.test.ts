@@ -80,6 +80,7 @@ test(
       const { status, id: job } = jsonOf(verb);
       assert.ok(status === 409 || job === id, `${verb}: ${answerTo(verb)}`);
     }
+    assert.match(answerTo('/metrics'), /^gigafetch_workers \d+$/m);
     assert.deepEqual(jsonOf('failures?limit')['failures'], []);
     assert.equal(answerTo('x-ndjson'), '');
     assert.match(answerTo('text/csv'), /^name,url,reason/);

@@ -55,6 +55,7 @@ async function allUnavailable(id: string): Promise<void> {
     { url: `/jobs/${id}/failures`, headers: { accept: 'application/x-ndjson' } },
     { url: `/jobs/${id}/failures`, headers: { accept: 'text/csv' } },
     { url: '/workers' },
+    { url: '/metrics' },
     { url: '/readyz' },
   ];
   await Promise.all(

@@ -133,6 +133,24 @@ test('children that never close are gone within 10 s after one SIGTERM', async (
   nothingIsLeft(service);
 });
 
+test('each worker gets a port of its own for its figures; a row that leaves the ports ends the start', async () => {
+  const service = startService(newFolder(), { WORKERS: '3', WORKER_METRICS_PORT: '9464', PORT: '0' });
+  for (const wanted of ['9464', '9465', '9466']) {
+    await service.line(({ what, metricsPort }) => (what === 'up' && metricsPort === wanted ? true : undefined));
+  }
+  service.process.kill('SIGTERM');
+  assert.deepEqual(await service.ended, { code: 0, signal: null });
+  for (const [first, port, error] of [
+    ['65535', '3000', /worker 2 would get port 65536/],
+    ['2998', '3000', /worker 3 would get port 3000, which is the API's/],
+  ] as const) {
+    const wrong = startService(newFolder(), { WORKERS: '3', WORKER_METRICS_PORT: first, PORT: port });
+    assert.equal((await wrong.ended).code, 1);
+    assert.match(wrong.errors.join('\n'), error);
+    nothingIsLeft(wrong);
+  }
+});
+
 test('a child that is killed is replaced, again and again', async () => {
   const service = startService(newFolder(), { WORKERS: '0' });
   const killed: number[] = [];

@@ -6,6 +6,7 @@ export const openConfig = {
   apiTokens: [],
   allowedHosts: loopbackHosts,
   allowedNetworks: readNetworks('127.0.0.0/8'),
+  queuesUi: false,
 } as const;
 
 /** A limiter of calls that limits none. */

@@ -86,6 +86,17 @@ export function fakeService(overrides: Partial<Service> = {}): Service {
     },
     watchAll: async () => new EventStream(),
     workers: async () => [],
+    figures: async () => ({
+      counts: {},
+      workers: 0,
+      pagesInWork: 0,
+      pagesInFlight: 0,
+      hints: { waiting: 0, delayed: 0 },
+      jobs: { queued: 0, running: 0, paused: 0 },
+    }),
+    board: async () => {
+      throw new Problem('unavailable', 'there is no queue here');
+    },
     ping: async () => {},
     close: async () => {},
     ...overrides,

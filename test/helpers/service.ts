@@ -27,7 +27,7 @@ export class TestService {
     process.once('exit', () => this.killAll());
   }
 
-  /** Starts it, also again on the same folders; resolves when the API listens. */
+  /** Starts it, also again on the same folders; resolves when the API listens and has reached Redis. */
   async start(): Promise<this> {
     this.#stopped = false;
     const child = spawn(process.execPath, [main], {
@@ -59,6 +59,9 @@ export class TestService {
       });
       lines.once('close', () => reject(new Error(`the service ended before it was ready:\n${this.output}`)));
     });
+    while (child.exitCode === null && (await this.get('/readyz')) === null) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
     return this;
   }
 
