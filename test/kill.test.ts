@@ -2,8 +2,11 @@ import assert from 'node:assert/strict';
 import { readFileSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
-import { startFileServer, type FileServer } from './helpers/file-server.ts';
+import { fileServer, startFileServer, type FileServer } from './helpers/file-server.ts';
 import { TestService, type Role } from './helpers/service.ts';
+import { keyPrefix } from '../jobs/store.ts';
+import { connectRedis } from '../src/redis.ts';
+import { signalProcess } from '../src/processes.ts';
 import type { Job } from '../src/schemas.ts';
 
 const FILES = 6_000;
@@ -12,9 +15,12 @@ const PAGE = 200;
 /** A page whose worker died is back after 15 s by default: shorter here, the path is the same. */
 const settings = { PAGE_LOCK_MS: '1000' };
 
-async function begin(t: TestContext): Promise<{ service: TestService; server: FileServer; job: Job }> {
+async function begin(
+  t: TestContext,
+  changes: Record<string, string> = {},
+): Promise<{ service: TestService; server: FileServer; job: Job }> {
   const server = await startFileServer({ files: FILES, pageSize: PAGE, latencyMs: 2 });
-  const service = await new TestService(settings).start();
+  const service = await new TestService({ ...settings, ...changes }).start();
   t.after(async () => {
     service.killAll();
     await server.stop();
@@ -51,6 +57,15 @@ async function during(service: TestService, id: string, every: number, times: nu
     await act();
   }
   return service.ended(id);
+}
+
+/** How often a page went on only because its lock was seen to be gone, or by the sweeper, and not as it was given back. */
+async function pagesNotGivenBack(service: TestService): Promise<number> {
+  const redis = connectRedis(join(service.stateDir, 'redis', 'redis.sock'), { patient: true });
+  const events = await redis.xrange(`${keyPrefix}:pages:events`, '-', '+');
+  redis.disconnect();
+  assert.ok(events.some(([, fields]) => fields.includes('completed')));
+  return events.filter(([, fields]) => fields.includes('stalled') || fields.includes('failed')).length;
 }
 
 const killings: { roles: Role[]; title: string }[] = [
@@ -100,7 +115,7 @@ test(
   'SIGTERM in the middle of a job ends the whole tree and hands the pages back at once',
   { timeout: 60_000 },
   async (t) => {
-    const { service, server, job } = await begin(t);
+    const { service, server, job } = await begin(t, { PAGE_LOCK_MS: '20000' });
     await service.until(job.id, ({ progress }) => progress.filesDownloaded > FILES / 4);
     const began = performance.now();
     assert.equal(await service.stop(), 0);
@@ -109,6 +124,31 @@ test(
     for (const role of ['supervisor', 'api', 'worker', 'redis'] as const) assert.deepEqual(service.pids(role), []);
     await service.start();
     checkAll(service, server, await service.ended(job.id));
+    assert.equal(await pagesNotGivenBack(service), 0);
     assert.equal(await service.stop(), 0);
   },
 );
+
+test('the pages of a worker that is asked to end are begun by others at once', { timeout: 60_000 }, async (t) => {
+  const server = await fileServer(t, { files: 300, pageSize: 100 });
+  const service = await new TestService({ PAGE_LOCK_MS: '20000' }).start();
+  t.after(() => service.killAll());
+  const release = server.hold('/get/150.bin');
+  const { id } = await service.post({
+    source: { type: 'listing', url: server.listUrl },
+    sink: { type: 'directory', path: 'mirror' },
+  });
+  await server.requested('/get/150.bin');
+  let busy: number | undefined;
+  while (busy === undefined && !t.signal.aborted) {
+    busy = (await service.workers()).find(({ pagesInWork }) => pagesInWork > 0)?.pid;
+  }
+  signalProcess(busy ?? 0, 'SIGTERM');
+  await server.requested('/get/150.bin', 2);
+  release();
+  const job = await service.ended(id);
+  assert.equal(job.state, 'completed');
+  assert.equal(job.progress.filesDownloaded, 300);
+  assert.equal(await pagesNotGivenBack(service), 0);
+  assert.equal(await service.stop(), 0);
+});

@@ -166,6 +166,25 @@ test('a child that is killed is replaced, again and again', async () => {
   nothingIsLeft(service);
 });
 
+test('a child that dies at its start again and again is started again after pauses that double', async () => {
+  const service = startService(newFolder(), { FIXTURE: 'bug', WORKERS: '0' });
+  const deaths = new Map<unknown, number>();
+  while (deaths.size < 6) {
+    const [pid, at] = await service.line(({ child, childPid, time }) =>
+      child === 'api' && !deaths.has(childPid) ? [childPid, Date.parse(String(time))] : undefined,
+    );
+    deaths.set(pid, at);
+  }
+  const times = [...deaths.values()];
+  const gaps = times.slice(1).map((at, index) => at - (times[index] ?? 0));
+  for (const [index, leastMs] of [100, 200, 400, 800, 1600].entries()) {
+    // A timer may be a millisecond early, and times are told in whole ones.
+    assert.ok((gaps[index] ?? 0) >= leastMs - 2, gaps.join());
+  }
+  service.process.kill('SIGTERM');
+  assert.equal((await service.ended).code, 0);
+});
+
 test('a child that ends by a bug is replaced after it printed its stack', async () => {
   const service = startService(newFolder(), { FIXTURE: 'bug', WORKERS: '0' });
   const dead = new Set<unknown>();
