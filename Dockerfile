@@ -13,7 +13,7 @@ COPY package.json LICENSE ./
 COPY src src
 COPY jobs jobs
 COPY routes routes
-RUN rm -rf src/demo && mkdir /data && chown node:node /data
+RUN mkdir /data && chown node:node /data
 USER node
 VOLUME /data
 EXPOSE 3000
