@@ -299,6 +299,12 @@ end
 
 function operations.todo() return { 'ok', epoch, todo() } end
 
+-- 3 id of a folder   4 how people find it: the job's files go there, unless another one was said before.
+function operations.claim()
+  if call('HSETNX', J, 'dataId', ARGV[3]) == 1 then call('HSET', J, 'dataDir', ARGV[4]) end
+  return { 'ok', unpack(call('HMGET', J, 'dataId', 'dataDir')) }
+end
+
 -- A finished job's record goes.   3… further keys to remove
 function operations.delete()
   if call('SISMEMBER', KEYS[7], id) == 1 then return { 'conflict', state } end

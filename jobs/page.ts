@@ -5,6 +5,7 @@ import { giveMemoryBackSoon, HUGE_PAGE_NAMES } from '../src/memory.ts';
 import type { SourcePage } from '../src/sources/index.ts';
 import { attemptCounts, newAttempt, type Attempt, type StopReason } from './attempt.ts';
 import type { Company, Member } from './company.ts';
+import type { DataFolder } from './data-folder.ts';
 import type { JobInWork } from './job-in-work.ts';
 import { pagesInFlightMax } from './model.ts';
 import { readFailed } from './failures.ts';
@@ -23,6 +24,7 @@ export interface PageContext {
   readonly alive: ReadonlySet<string>;
   readonly company: Company;
   readonly wakeUps: Pick<WakeUpSender, 'told'>;
+  readonly folder: DataFolder;
   living(): Promise<ReadonlySet<string>>;
   /** The job, opened on this worker; null where there is no such job any more. */
   job(id: string): Promise<JobInWork | null>;
@@ -59,6 +61,8 @@ function later(ms: number): HintOutcome {
  * the hint's lock is lost.
  */
 export async function takePage(context: PageContext, hint: Hint, lost: AbortSignal): Promise<HintOutcome> {
+  const elsewhereMs = await context.folder.comeBackInMs(hint.job);
+  if (elsewhereMs > 0) return later(elsewhereMs);
   const member = context.company.join(hint.job);
   if (member === 'alone' || member === 'crowded') return later(NO_PLACE_MS);
   try {

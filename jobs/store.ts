@@ -32,6 +32,7 @@ export const sharedKeys = {
   workersSaid: `${keyPrefix}:workers:said`,
   /** What all workers did, ever. */
   totals: `${keyPrefix}:totals`,
+  folders: `${keyPrefix}:folders`,
 } as const;
 
 /** Entries that should have a BullMQ job now, and the epoch for its id. */
@@ -226,6 +227,15 @@ export class ChainStore {
   async delete(id: string): Promise<'ok' | 'conflict' | 'unknown'> {
     const keys = jobKeys(id);
     return (await this.#run('delete', id, [keys.leases, keys.rate]))[0] as 'ok' | 'conflict' | 'unknown';
+  }
+
+  /**
+   * Where the job's files go, which the first call decides; null: no such job. `dataId`: the folder's id, `dataDir`: how
+   * people find it.
+   */
+  async claim(id: string, dataId: string, dataDir: string): Promise<{ dataId: string; dataDir: string } | null> {
+    const [kind, claimedId, claimedDir] = await this.#run('claim', id, [dataId, dataDir]);
+    return kind === 'ok' ? { dataId: String(claimedId), dataDir: String(claimedDir) } : null;
   }
 
   /** The ids of all jobs that are not at their end. */

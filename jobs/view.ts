@@ -2,7 +2,8 @@
 import type { Redis } from 'ioredis';
 import type { Job, JobError, JobSpec, JobState, Progress } from '../src/schemas.ts';
 import { isActive } from './model.ts';
-import { jobKeys, type ListingError } from './store.ts';
+import { jobKeys, sharedKeys, type ListingError } from './store.ts';
+import { waitingReason } from './waiting.ts';
 
 type Hash = Record<string, string>;
 
@@ -17,19 +18,28 @@ export async function readJobs(redis: Redis, ids: readonly string[]): Promise<(J
 /** Reads one job; null where there is none. `atMs`: when it was so, by the clock of Redis, in ms since 1970. */
 export async function readJob(redis: Redis, id: string): Promise<{ job: Job; atMs: number } | null> {
   const { job, inFlight, live, rate } = jobKeys(id);
-  const replies = await redis.multi().hgetall(job).hgetall(inFlight).hgetall(live).hgetall(rate).time().exec();
-  const [record, entries, counts, finished, time] = (replies ?? []).map(([error, reply]) => {
+  const asked = redis.multi().hgetall(job).hgetall(inFlight).hgetall(live).hgetall(rate).time();
+  const replies = await asked.zrange(sharedKeys.folders, '0', '-1', 'WITHSCORES').exec();
+  const [record, entries, counts, finished, time, folders] = (replies ?? []).map(([error, reply]) => {
     if (error) throw error;
     return reply;
-  }) as [Hash, Hash, Hash, Hash, [string, string]];
+  }) as [Hash, Hash, Hash, Hash, [string, string], string[]];
   if (record.spec === undefined) return null;
   const [second, microsecond] = time.map(Number) as [number, number];
+  const atMs = second * 1000 + Math.floor(microsecond / 1000);
   const shown = jobView(id, record, entries, counts, finished, second);
-  return { job: shown, atMs: second * 1000 + Math.floor(microsecond / 1000) };
+  return { job: { ...shown, waitingReason: waitingReason(record, folders, atMs) }, atMs };
 }
 
 /** Pure. `second`: the time of Redis, in whole seconds since 1970. */
-function jobView(id: string, record: Hash, inFlight: Hash, live: Hash, rate: Hash, second: number): Job {
+function jobView(
+  id: string,
+  record: Hash,
+  inFlight: Hash,
+  live: Hash,
+  rate: Hash,
+  second: number,
+): Omit<Job, 'waitingReason'> {
   const spec = JSON.parse(record.spec ?? '') as Omit<JobSpec, 'headers'>;
   const state = record.state as JobState;
   const counts = countsNow(record, inFlight, live);
@@ -64,6 +74,7 @@ function jobView(id: string, record: Hash, inFlight: Hash, live: Hash, rate: Has
     name: spec.name,
     state,
     pausedReason: (record.pausedReason ?? null) as Job['pausedReason'],
+    dataId: record.dataId ?? null,
     source: spec.source,
     sink: spec.sink,
     priority: spec.priority,

@@ -3,6 +3,7 @@ import type { Redis } from 'ioredis';
 import type { Logger } from 'pino';
 import { uuidv7 } from 'uuidv7';
 import type { Config } from '../src/config.ts';
+import { dataIdOf } from '../src/data-id.ts';
 import { FetchError } from '../src/errors.ts';
 import { Fetcher } from '../src/fetch-file.ts';
 import { openGuardedConnector } from '../src/guard.ts';
@@ -12,6 +13,7 @@ import { brokenSink, sinks, type Sink } from '../src/sinks/index.ts';
 import type { JobSpec } from '../src/schemas.ts';
 import { addressPolicy, type AddressPolicy } from '../src/ssrf.ts';
 import { Company } from './company.ts';
+import { DataFolder } from './data-folder.ts';
 import { JobInWork } from './job-in-work.ts';
 import { takePage } from './page.ts';
 import { HintConsumer, PageQueue } from './queue.ts';
@@ -45,6 +47,7 @@ export class DownloadWorker implements ShownWorker {
   readonly logger: Logger;
   readonly company = new Company(PAGES_AT_ONCE);
   readonly wakeUps: WakeUpSender;
+  readonly folder: DataFolder;
   readonly #startedAt = new Date().toISOString();
   readonly #place = place();
   readonly #dataDir: string;
@@ -71,6 +74,7 @@ export class DownloadWorker implements ShownWorker {
     this.store = new ChainStore(this.#redis);
     this.queue = new PageQueue(this.#redis);
     this.wakeUps = new WakeUpSender(this.#redis);
+    this.folder = new DataFolder({ id: dataIdOf(dataDir), path: dataDir, store: this.store, logger: this.logger });
     this.#consumer = new HintConsumer(this.#redis, {
       concurrency: PAGES_AT_ONCE,
       lockMs,
@@ -188,6 +192,7 @@ export class DownloadWorker implements ShownWorker {
       pagesInWork: sum(this.#opened.values(), (job) => job.pagesInWork),
       filesPerSecond: Math.round(((settled - this.#settledBefore) * 1000) / Math.max(1, now - this.#beatBefore)),
       memoryBytes: process.memoryUsage.rss(),
+      dataId: this.folder.id,
       place: this.#place,
       consumer: this.#consumer.id,
     });
@@ -195,6 +200,7 @@ export class DownloadWorker implements ShownWorker {
     this.#beatBefore = now;
     const dead = [...living, ...missing].filter((worker) => isDead(worker, this.#place));
     this.alive = this.#ids(living);
+    this.folder.living = new Set(living.map(({ dataId }) => dataId));
     if (dead.length === 0) return;
     const jobs = await this.store.active();
     for (const { id, consumer } of dead) {

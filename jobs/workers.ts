@@ -33,7 +33,7 @@ const script = new Script('beat.lua', import.meta.url);
 export async function beat(redis: Redis, self: WorkerSign | null, done: Counts = {}): Promise<Workers> {
   const said = (await script.run(
     redis,
-    [sharedKeys.workers, sharedKeys.workersSaid, sharedKeys.totals],
+    [sharedKeys.workers, sharedKeys.workersSaid, sharedKeys.totals, sharedKeys.folders],
     [self?.id ?? '', self === null ? '' : JSON.stringify(self), REMEMBERED_MS, ...Object.entries(done).flat()],
   )) as (number | string)[];
   const living: WorkerSign[] = [];

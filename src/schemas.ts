@@ -106,6 +106,18 @@ export const JobSchema = Type.Object(
         'Who paused it: the user, or the job itself because `limits.maxFailures` was reached or its origin was in trouble ' +
         'for `retry.maxOutageMs`.',
     }),
+    waitingReason: Type.Unsafe<'no_worker' | 'data_dir' | null>({
+      type: ['string', 'null'],
+      enum: ['no_worker', 'data_dir', null],
+      description:
+        'Why nothing of a queued or running job can move: no worker gave a sign of life lately, or none of those that did ' +
+        'has the folder of the job (`dataId`) as its `DATA_DIR`.',
+    }),
+    dataId: nullable(
+      Type.String({
+        description: 'The id of the `DATA_DIR` that its files go to: that of the first worker to take a page.',
+      }),
+    ),
     source: SourceSchema,
     sink: SinkSchema,
     priority: PrioritySchema,
@@ -136,6 +148,8 @@ export const JobSchema = Type.Object(
         name: 'demo',
         state: 'running',
         pausedReason: null,
+        waitingReason: null,
+        dataId: '5b0e4f8e-6f0c-4d36-9d0c-3f1c8e1f2a77',
         source: {
           type: 'listing',
           url: 'http://127.0.0.1:3900/list',
@@ -225,6 +239,7 @@ export const WorkerInfoSchema = Type.Object(
     pagesInWork: count('Pages it has in work.'),
     filesPerSecond: Type.Number({ minimum: 0, description: 'Files done a second, of late.' }),
     memoryBytes: count('Resident memory.'),
+    dataId: Type.String({ description: 'The id of its DATA_DIR: workers with the same one have the same folder.' }),
   },
   {
     $id: 'Worker',
@@ -238,6 +253,7 @@ export const WorkerInfoSchema = Type.Object(
         pagesInWork: 8,
         filesPerSecond: 9125,
         memoryBytes: 104_857_600,
+        dataId: '5b0e4f8e-6f0c-4d36-9d0c-3f1c8e1f2a77',
       },
     ],
   },

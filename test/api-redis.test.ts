@@ -64,6 +64,8 @@ test('a job that one API accepted is shown in full by another, its headers by no
       name: 'mine',
       state: 'queued',
       pausedReason: null,
+      waitingReason: 'no_worker',
+      dataId: null,
       source: {
         type: 'listing',
         url: 'http://127.0.0.1:3900/list',

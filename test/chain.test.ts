@@ -706,7 +706,16 @@ test('nothing creates a key for a job that is not there', async () => {
   assert.equal(await store.cancel('j'), false);
   assert.deepEqual(await store.retry('j', { reason: null, statusCode: null, activeJobsMax: 10 }), { kind: 'conflict' });
   assert.equal(await store.patch('j', { spec: jobSpec(), version: 0 }), 'unknown');
+  assert.equal(await store.claim('j', 'folder', '/data on a'), null);
   assert.deepEqual(await redis.keys('*'), []);
+});
+
+test("a job's files go to the folder that was said first, whoever says another one later", async () => {
+  await create();
+  const first = { dataId: 'one', dataDir: '/data on a' };
+  assert.deepEqual(await store.claim('j', 'one', '/data on a'), first);
+  assert.deepEqual(await store.claim('j', 'two', '/data on b'), first);
+  assert.deepEqual(await store.claim('j', 'one', '/mnt on c'), first);
 });
 
 test('a job gives back the order it was created with, its secret headers included', async () => {

@@ -15,6 +15,8 @@ export function jobOf(request: JobRequest, id = knownId): Job {
     ...spec,
     state: 'running',
     pausedReason: null,
+    waitingReason: null,
+    dataId: null,
     progress: {
       pagesListed: 2,
       pagesDone: 1,

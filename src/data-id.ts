@@ -1,0 +1,40 @@
+/** The id of a DATA_DIR, kept in the folder itself: by it workers on any host tell whether they write to the same one. */
+import { randomUUID } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { StartError, systemCode } from './errors.ts';
+import { privateFolder } from './names.ts';
+
+/**
+ * The id of the folder at `dataDir`, an absolute path of what exists: a UUID that whoever comes first makes and nobody
+ * changes. Throws StartError: the folder may not be read or written, or holds something else in its place.
+ */
+export function dataIdOf(dataDir: string): string {
+  const file = join(dataDir, privateFolder, 'folder', 'id');
+  try {
+    if (!existsSync(file)) makeId(join(dataDir, privateFolder));
+    const id = readFileSync(file, 'utf8').trim();
+    if (/^[\da-f-]{36}$/i.test(id)) return id;
+  } catch (error) {
+    const code = systemCode(error) ?? '';
+    if (!['EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EISDIR'].includes(code)) throw error;
+    throw new StartError(
+      `DATA_DIR (${dataDir}) cannot be used (${code}): let this user write there, or set another one`,
+    );
+  }
+  throw new StartError(`${file} holds no id: write the one there that the waiting jobs show (dataId), or any UUID`);
+}
+
+// A folder is renamed onto one that is not empty on no file system: so the first one wins, whole, also where there are
+// no hard links.
+function makeId(folder: string): void {
+  const ours = join(folder, randomUUID());
+  mkdirSync(ours, { recursive: true });
+  try {
+    writeFileSync(join(ours, 'id'), `${randomUUID()}\n`, { flush: true });
+    renameSync(ours, join(folder, 'folder'));
+  } catch (error) {
+    rmSync(ours, { recursive: true, force: true });
+    if (!['ENOTEMPTY', 'EEXIST'].includes(systemCode(error) ?? '')) throw error;
+  }
+}
