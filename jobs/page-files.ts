@@ -179,11 +179,11 @@ export class FileTransfer extends Transfer {
   }
 
   open(): BodyWriter {
-    return this.#writer.open(this.#item.name);
+    return this.#writer.open(this.#item.name, this.#item);
   }
 
   protected succeed(answer: Answer): void {
-    if (answer.body !== null) this.#writer.put(this.#item.name, answer.body);
+    if (answer.body !== null) this.#writer.put(this.#item.name, answer.body, this.#item);
     this.page.downloaded(answer.bytes, this.#weight);
     this.owner.tally.downloaded += this.#weight;
     this.owner.tally.bytes += answer.bytes;

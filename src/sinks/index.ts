@@ -21,6 +21,12 @@ export interface BodyWriter {
   abort(): void;
 }
 
+/** Where a file comes from; `origin` + `path` is its URL. */
+export interface FileUrl {
+  readonly origin: string;
+  readonly path: string;
+}
+
 /** What is there under a name: `ours` was stored by this very job, `theirs` was there before it. */
 export interface Found {
   readonly whose: 'ours' | 'theirs';
@@ -35,9 +41,9 @@ export interface PageWriter {
   /** What is stored under `name`, null if nothing. Throws FetchError (`sink`, `name_conflict`). */
   find(name: string): Found | null;
   /** Stores a whole body: afterwards the file is there, whole, under its name, in place of what was there. Throws FetchError. */
-  put(name: string, body: Uint8Array): void;
+  put(name: string, body: Uint8Array, from?: FileUrl): void;
   /** Begins a body that is stored piece by piece. Throws FetchError. */
-  open(name: string): BodyWriter;
+  open(name: string, from?: FileUrl): BodyWriter;
 }
 
 /** One job's sink, opened by one worker process. */

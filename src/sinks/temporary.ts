@@ -1,5 +1,6 @@
 /** What sinks on disk share: their root, the temporary files in it, and what the system's errors mean. */
 import { closeSync, readdirSync, realpathSync, rmdirSync, rmSync, unlinkSync, writeSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { getSystemErrorMessage } from 'node:util';
 import { FetchError, systemCode } from '../errors.ts';
 import { checkName, privateFolder } from '../names.ts';
@@ -134,6 +135,16 @@ export function removeQuietly(path: string): void {
     unlinkSync(path);
   } catch {
     // Gone already, or swept later.
+  }
+}
+
+/** What was renamed into the folder, or in it, then survives a loss of power. */
+export async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path);
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
   }
 }
 

@@ -4,6 +4,8 @@ import { once } from 'node:events';
 import { randomInt } from 'node:crypto';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import assert from 'node:assert/strict';
 import type { FetchError } from '../../src/errors.ts';
 import type { SinkSpec } from '../../src/schemas.ts';
@@ -20,7 +22,7 @@ export interface StoredView {
 }
 
 const rounds = 20;
-const oddNames = [
+export const oddNames = [
   'with space',
   '.hidden',
   '..x',
@@ -59,7 +61,13 @@ export async function openSink(
   return { sink, writer: sink.page(0, 'nonce') };
 }
 
-function memoryInUse(): number {
+/** What collects garbage now: only then does `memoryInUse` tell what is held. */
+export function collector(): () => void {
+  setFlagsFromString('--expose-gc');
+  return runInNewContext('gc') as () => void;
+}
+
+export function memoryInUse(): number {
   const { arrayBuffers, heapUsed } = process.memoryUsage();
   return arrayBuffers + heapUsed;
 }

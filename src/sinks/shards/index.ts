@@ -1,0 +1,133 @@
+/** Sinks that put the files of each page into one shard, a tar archive or lines of JSON, with an index beside it. */
+import { existsSync, readdirSync, renameSync } from 'node:fs';
+import { systemCode } from '../../errors.ts';
+import { privateFolder } from '../../names.ts';
+import type { Sink, SinkContext } from '../index.ts';
+import { openError, removeQuietly, storeError, syncFolder, Temporary } from '../temporary.ts';
+import type { Compression } from './block-file.ts';
+import { lineBytes, NdjsonLayout } from './ndjson.ts';
+import { indexOf, shardExtension } from './read-shard.ts';
+import { ShardWriter, type MadePaths, type ShardFormat } from './shard-writer.ts';
+import { tarBytes, tarEnd, TarLayout } from './tar.ts';
+
+export interface ShardSinkSpec {
+  readonly type: 'tar' | 'ndjson';
+  /** Below DATA_DIR. */
+  readonly path: string;
+  /** About the size of a shard before it is compressed. */
+  readonly shardBytes: number;
+  readonly compression: Compression;
+  readonly durability: 'process' | 'power';
+}
+
+/** One job's sink of shards, opened by one worker process. */
+export interface ShardSink extends Omit<Sink, 'page'> {
+  /** A writer for one attempt (`nonce`) at the page `seq`, which lists `names`; to be finished. */
+  page(seq: number, nonce: string, names: readonly string[]): ShardWriter;
+  /**
+   * Gives the shard that an attempt finished its final name, in place of what an attempt before the last has there, and
+   * removes what other attempts at the page finished. Any worker may do so, at any time, again and again. Returns false
+   * where there is nothing by that name nor any to be given one. Throws FetchError (`sink`).
+   */
+  publish(seq: number, nonce: string): Promise<boolean>;
+  /** The bytes of a shard that a file of this size takes, about. */
+  bytesOf(sizeBytes: number): number;
+}
+
+const madeFolder = `${privateFolder}/shards`;
+// Enough for a billion files, of which a shard holds ten at the least, in the order of their names.
+const seqDigits = 8;
+
+const formats = {
+  tar: { end: tarEnd, keepSamples: true, layout: () => new TarLayout(), bytesOf: tarBytes },
+  ndjson: { end: new Uint8Array(0), keepSamples: false, layout: () => new NdjsonLayout(), bytesOf: lineBytes },
+} as const;
+
+/**
+ * `{path}/{job}-{seq}.tar` and the like, each with `….index` (read-shard.ts reads both). The job is part of the name, so
+ * that jobs may write to one folder one after the other and none replaces what another stored.
+ */
+export async function openShards(spec: ShardSinkSpec, context: SinkContext): Promise<ShardSink> {
+  try {
+    const temporary = new Temporary(spec.path, context);
+    temporary.folders.enter(madeFolder, true);
+    return new DiskShards(temporary, spec, context.jobId);
+  } catch (error) {
+    throw openError(spec.path, error);
+  }
+}
+
+class DiskShards implements ShardSink {
+  readonly #temporary: Temporary;
+  readonly #spec: ShardSinkSpec;
+  readonly #jobId: string;
+  readonly #format: ShardFormat;
+  readonly bytesOf: (sizeBytes: number) => number;
+
+  constructor(temporary: Temporary, spec: ShardSinkSpec, jobId: string) {
+    this.#temporary = temporary;
+    this.#spec = spec;
+    this.#jobId = jobId;
+    const { bytesOf, ...format } = formats[spec.type];
+    this.#format = { ...format, compression: spec.compression, sync: spec.durability === 'power' };
+    this.bytesOf = bytesOf;
+  }
+
+  page(seq: number, nonce: string, names: readonly string[]): ShardWriter {
+    return new ShardWriter(this.#temporary, this.#format, this.#made(seq, nonce), names);
+  }
+
+  async publish(seq: number, nonce: string): Promise<boolean> {
+    const { type, compression } = this.#spec;
+    const { root } = this.#temporary.folders;
+    const published = `${root}${this.#stem(seq)}${shardExtension(type, compression)}`;
+    const made = this.#made(seq, nonce);
+    try {
+      // In this order, a shard that is there has its index; killed in between, the next who publishes goes on.
+      rename(made.index, indexOf(published));
+      const isFirst = rename(made.shard, published);
+      if (this.#format.sync) await syncFolder(root);
+      // One who comes late knows nothing of who won since.
+      if (isFirst) this.#removeMade(seq);
+      return existsSync(published);
+    } catch (error) {
+      throw storeError(error);
+    }
+  }
+
+  sweep(alive: ReadonlySet<string>): void {
+    this.#temporary.sweep(alive);
+  }
+
+  close(): void {
+    this.#temporary.close();
+  }
+
+  /** Not in a worker's folder: a shard that is finished may be published when its worker is no longer alive. */
+  #made(seq: number, nonce: string): MadePaths {
+    const path = `${this.#temporary.folders.root}${madeFolder}/${this.#stem(seq)}.${nonce}`;
+    return { folder: madeFolder, shard: `${path}.tmp`, index: `${path}.index.tmp` };
+  }
+
+  #removeMade(seq: number): void {
+    const folder = `${this.#temporary.folders.root}${madeFolder}`;
+    for (const name of readdirSync(folder)) {
+      if (name.startsWith(`${this.#stem(seq)}.`)) removeQuietly(`${folder}/${name}`);
+    }
+  }
+
+  #stem(seq: number): string {
+    return `${this.#jobId}-${String(seq).padStart(seqDigits, '0')}`;
+  }
+}
+
+/** False where it was done before. */
+function rename(from: string, to: string): boolean {
+  try {
+    renameSync(from, to);
+    return true;
+  } catch (error) {
+    if (systemCode(error) !== 'ENOENT') throw error;
+    return false;
+  }
+}
