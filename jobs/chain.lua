@@ -187,12 +187,8 @@ function operations.advance()
   return { 'ok', epoch, call('HLEN', I) <= cap and opens() or {} }
 end
 
--- 3 seq   4 nonce   5 counts to add, as a JSON object   6 ids of failures that are none any more, as a JSON array
--- 7… failures to keep, many to an argument, a line each
-function operations.commit()
-  local q = ARGV[3]
-  local e = entry(q)
-  if not mine(e, ARGV[4]) or e.flag ~= 'c' then return { 'stop' } end
+-- Adds a page's counts, once.
+local function count(q)
   local failedBefore = number('filesFailed')
   for field, delta in pairs(cjson.decode(ARGV[5])) do call('HINCRBY', J, field, delta) end
   local tokens = tokensOf(q)
@@ -201,10 +197,48 @@ function operations.commit()
   for i = 7, #ARGV do
     for failure in ARGV[i]:gmatch('[^\n]+') do call('XADD', F, '*', 'f', failure) end
   end
-  gone(q)
-  local failed = number('filesFailed')
-  if failed > failedBefore and failed >= number('maxFailures')
+  return number('filesFailed') > failedBefore
+end
+
+local function pauseAtMost(failuresRose)
+  if failuresRose and number('filesFailed') >= number('maxFailures')
     and #seqs(function(flag) return flag ~= 's' end) > 0 then pause('max_failures') end
+end
+
+-- 3 seq   4 nonce   5 counts to add, as a JSON object   6 ids of failures that are none any more, as a JSON array
+-- 7… failures to keep, many to an argument, a line each
+function operations.commit()
+  local q = ARGV[3]
+  local e = entry(q)
+  if not mine(e, ARGV[4]) or e.flag ~= 'c' then return { 'stop' } end
+  local failuresRose = count(q)
+  gone(q)
+  pauseAtMost(failuresRose)
+  local due = settle()
+  return { 'ok', epoch, due, state }
+end
+
+-- As commit, but the entry stays, until the shard that this attempt finished has its name.
+function operations.seal()
+  local q = ARGV[3]
+  local e = entry(q)
+  if e and e.flag == 's' and e.nonce == ARGV[4] then return { 'ok', epoch, {}, state } end
+  if not mine(e, ARGV[4]) or e.flag ~= 'c' then return { 'stop' } end
+  local failuresRose = count(q)
+  e.flag = 's'
+  put(q, e)
+  call('HDEL', T, q)
+  call('HDEL', P, q)
+  pauseAtMost(failuresRose)
+  return { 'ok', epoch, {}, state }
+end
+
+-- 3 seq   4 nonce of the shard that has its name now. In every state.
+function operations.drop()
+  local q = ARGV[3]
+  local e = entry(q)
+  if not e or e.flag ~= 's' or e.nonce ~= ARGV[4] then return { 'stop' } end
+  gone(q)
   local due = settle()
   return { 'ok', epoch, due, state }
 end

@@ -1,13 +1,15 @@
 import type { Redis } from 'ioredis';
 import type { Fetcher } from '../src/fetch-file.ts';
-import type { JobSpec } from '../src/schemas.ts';
+import type { JobSpec, JobState } from '../src/schemas.ts';
 import type { Sink } from '../src/sinks/index.ts';
 import type { ListingAnswer } from '../src/sources/index.ts';
 import { ListingTransfer, news, type Attempt, type StopReason } from './attempt.ts';
+import { isActive } from './model.ts';
 import type { PageFiles } from './page-files.ts';
 import { LEASE_MS, pulse, type PulseAnswer } from './pulse.ts';
 import { Requests } from './requests.ts';
 import type { Order } from './store.ts';
+import { shardRun, smallRun, type RunSize } from './walk.ts';
 import { START_LATE_MS_MAX } from './start-times.ts';
 
 const PULSE_MS = 250;
@@ -20,6 +22,8 @@ const WAIT_IN_HAND_MS = 3000;
 const COME_BACK_MS_MAX = 15_000;
 /** How long a job counts as making progress after a file was settled. */
 const PROGRESS_MS = 2000;
+/** After so many files their rate says something. */
+const RATE_FILES_MIN = 1000;
 
 export interface JobParts {
   readonly id: string;
@@ -59,6 +63,8 @@ export class JobInWork {
   #settledEnded = 0;
   #bytesEnded = 0;
   #closed = false;
+  #state: JobState | null = null;
+  readonly #openedMs = performance.now();
   idleSince = performance.now();
 
   constructor(parts: JobParts) {
@@ -79,6 +85,23 @@ export class JobInWork {
   /** Whether files of it were settled here of late. */
   get makesProgress(): boolean {
     return performance.now() - this.#progressMs < PROGRESS_MS;
+  }
+
+  /** How much is listed in one go: where files lie in shards, enough for one. */
+  get runSize(): RunSize {
+    const { shards } = this.sink;
+    if (shards === undefined) return smallRun;
+    const { settled } = this;
+    const bytes = this.#sum((files) => files.bytes) + this.#bytesEnded;
+    return shardRun(shards, {
+      meanBytes: settled === 0 ? null : bytes / settled,
+      filesPerSecond: settled < RATE_FILES_MIN ? null : (settled * 1000) / (performance.now() - this.#openedMs),
+    });
+  }
+
+  /** Whether the job is at its end, as far as is known here. */
+  get isOver(): boolean {
+    return this.#state !== null && !isActive(this.#state);
   }
 
   get pagesInWork(): number {
@@ -306,6 +329,7 @@ export class JobInWork {
   }
 
   #stopLost(attempts: readonly Attempt[], { state, epoch, lost }: PulseAnswer): void {
+    this.#state = state === 'gone' ? null : state;
     if (state !== 'running') this.requests.forgetOrigins();
     for (const attempt of attempts) {
       const moved = state !== 'running' || epoch !== attempt.epoch || lost.includes(attempt.seq);

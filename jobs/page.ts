@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import { FetchError } from '../src/errors.ts';
 import { giveMemoryBackSoon, HUGE_PAGE_NAMES } from '../src/memory.ts';
+import { brokenSink } from '../src/sinks/index.ts';
 import type { SourcePage } from '../src/sources/index.ts';
 import { attemptCounts, newAttempt, type Attempt, type StopReason } from './attempt.ts';
 import type { Company, Member } from './company.ts';
@@ -76,11 +77,15 @@ async function takeAmong(context: PageContext, member: Member, hint: Hint, lost:
   const { store, company } = context;
   const nonce = randomUUID();
   const begun = await store.begin(hint.job, hint.seq, hint.epoch, nonce);
-  if (begun.kind === 'drop' || begun.kind === 'publish') return DONE;
+  if (begun.kind === 'drop') return DONE;
   // No longer queued.
   if (hint.seq === 0) context.wakeUps.told(hint.job, 'state');
   const job = await context.job(hint.job);
   if (job === null) return DONE;
+  if (begun.kind === 'publish') {
+    await publish(context, job, hint.seq, begun.nonce);
+    return DONE;
+  }
   const comeBackInMs = job.comeBackInMs(hint.epoch);
   if (comeBackInMs > 0) {
     await store.release(hint.job, hint.seq, nonce);
@@ -120,19 +125,65 @@ async function work(context: PageContext, job: JobInWork, attempt: Attempt, begu
   const { run, advanced } = handedOn;
   wakeUps.told(job.id, 'progress');
   await queue.add(job.id, advanced);
-  const files = new PageFiles(job.requests, job.sink.page(seq, nonce), run.items);
   attempt.failedBefore = run.failedBefore;
-  await job.fetch(attempt, files);
-  attempt.stop.signal.throwIfAborted();
+  const { files, hasShard } = await fetchAndStore(job, attempt, run);
   // Before the commit: a pulse would take the entry that is gone then for lost.
   job.end(attempt);
   const counts = { ...attemptCounts(attempt), filesListed: run.listed };
   const settled = run.failedBefore.map(({ id }) => id);
-  const committed = await store.commit(job.id, seq, nonce, counts, files.failures, settled);
+  const operation = hasShard ? 'seal' : 'commit';
+  const committed = await store[operation](job.id, seq, nonce, counts, files.failures, settled);
   if (committed.kind === 'stop') return;
   logger.debug({ job: job.id, page: seq, files: run.items.length }, 'page done');
   wakeUps.told(job.id, committed.state === 'running' ? 'progress' : 'state');
   await queue.add(job.id, committed);
+  if (hasShard) await publish(context, job, seq, nonce);
+}
+
+/** Resolves when every file has its outcome; where the sink makes shards, the page's is finished then. */
+async function fetchAndStore(
+  job: JobInWork,
+  attempt: Attempt,
+  { items }: Run,
+): Promise<{ files: PageFiles; hasShard: boolean }> {
+  const names = items.filter((item) => !('bad' in item)).map(({ name }) => name);
+  const writer = job.sink.page(attempt.seq, attempt.nonce, names);
+  try {
+    const files = new PageFiles(job.requests, writer, items);
+    await job.fetch(attempt, files);
+    attempt.stop.signal.throwIfAborted();
+    const { members } = (await writer.finish?.()) ?? { members: 0 };
+    attempt.stop.signal.throwIfAborted();
+    return { files, hasShard: members > 0 };
+  } catch (error) {
+    writer.discard?.();
+    if (!(error instanceof FetchError)) throw error;
+    return { files: allFailed(job, attempt, items, error), hasShard: false };
+  }
+}
+
+/** The shard could not be finished: none of its files is stored. */
+function allFailed(job: JobInWork, attempt: Attempt, items: Run['items'], error: FetchError): PageFiles {
+  const { seq, nonce } = attempt;
+  const files = new PageFiles(job.requests, brokenSink(error).page(seq, nonce, []), items);
+  while (files.next() !== null);
+  return (attempt.files = files);
+}
+
+/** publish → drop → enqueue: gives a sealed shard its name. Throws where it cannot be: the sweeper's next hint tries again. */
+async function publish(
+  { store, queue, wakeUps }: PageContext,
+  job: JobInWork,
+  seq: number,
+  nonce: string,
+): Promise<void> {
+  if ((await job.sink.shards?.publish(seq, nonce)) !== true) {
+    throw new FetchError('sink', `the shard of page ${seq} was counted, and is not there any more`);
+  }
+  const dropped = await store.drop(job.id, seq, nonce);
+  if (dropped.kind === 'stop') return;
+  wakeUps.told(job.id, dropped.state === 'running' ? 'progress' : 'state');
+  await queue.add(job.id, dropped);
 }
 
 /** list → advance. Null: the attempt ends here, as it lost the page or the listing failed. */
@@ -177,7 +228,10 @@ async function list(
     const { own, rest, items, failed } = await readFailed(store.redis, job.id, first);
     return { tokens: [own], items, next: rest, listed: 0, failedBefore: failed };
   }
-  const run = await walk(job.spec, tokens as readonly string[], open, (url) => job.list(attempt, url), pagesMax);
+  const run = await walk(job.spec, tokens as readonly string[], open, (url) => job.list(attempt, url), {
+    size: job.runSize,
+    ...(pagesMax === undefined ? {} : { pagesMax }),
+  });
   return { ...run, listed: run.items.length, failedBefore: [] };
 }
 

@@ -166,10 +166,24 @@ export class ChainStore {
     failures: readonly string[],
     settled: readonly string[] = [],
   ): Promise<Committed> {
-    const args = [seq, nonce, JSON.stringify(counts), JSON.stringify(settled), ...inBundles(failures)];
-    const answer = await this.#run('commit', id, args);
-    const committed = step(answer);
-    return committed.kind === 'ok' ? { ...committed, state: answer[3] as JobState } : committed;
+    return committed(await this.#run('commit', id, commitArgs(seq, nonce, counts, failures, settled)));
+  }
+
+  /** As `commit`, but the entry stays until `drop`: the page's shard is finished, and shall get its name. */
+  async seal(
+    id: string,
+    seq: number,
+    nonce: string,
+    counts: Counts,
+    failures: readonly string[],
+    settled: readonly string[] = [],
+  ): Promise<Committed> {
+    return committed(await this.#run('seal', id, commitArgs(seq, nonce, counts, failures, settled)));
+  }
+
+  /** The shard that the attempt `nonce` sealed has its name: the entry is gone then. */
+  async drop(id: string, seq: number, nonce: string): Promise<Committed> {
+    return committed(await this.#run('drop', id, [seq, nonce]));
   }
 
   /** Gives an entry back that was neither finished nor lost, without it counting as a try. */
@@ -280,6 +294,20 @@ function refused([kind, detail]: readonly unknown[]): Refused | null {
 
 function hints(answer: readonly unknown[]): Hints {
   return { epoch: Number(answer[1]), seqs: ((answer[2] ?? []) as string[]).map(Number) };
+}
+
+function commitArgs(
+  seq: number,
+  nonce: string,
+  counts: Counts,
+  failures: readonly string[],
+  settled: readonly string[],
+): (string | number)[] {
+  return [seq, nonce, JSON.stringify(counts), JSON.stringify(settled), ...inBundles(failures)];
+}
+
+function committed(answer: readonly unknown[]): Committed {
+  return answer[0] === 'ok' ? { kind: 'ok', ...hints(answer), state: answer[3] as JobState } : { kind: 'stop' };
 }
 
 function step(answer: readonly unknown[]): Step {

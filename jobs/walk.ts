@@ -1,5 +1,6 @@
 import { FetchError } from '../src/errors.ts';
 import type { JobSpec } from '../src/schemas.ts';
+import type { Shards } from '../src/sinks/index.ts';
 import { sources, type GetListing, type SourcePage } from '../src/sources/index.ts';
 
 /** Pages with fewer names than this are walked several in one go, so that the chain is not the bottleneck. */
@@ -7,13 +8,55 @@ const TINY_PAGE_NAMES = 64;
 const RUN_NAMES = 1000;
 const RUN_PAGES_MAX = 256;
 const RUN_TOKEN_BYTES_MAX = 65_536;
-/** A slow listing ends a run early: its files, and other workers, are waiting. */
-const RUN_MS_MAX = 1000;
+
+// Of shards.
+const SHARD_NAMES_MAX = 262_144;
+const SHARD_SECONDS = 30;
+const FIRST_SHARD_NAMES = 16_384;
+const TYPICAL_FILE_BYTES = 2048;
+
+type Items = SourcePage['items'];
+
+/** How much is listed in one go. */
+export interface RunSize {
+  /** Whether these items are enough for a run whose first page has so many. */
+  isEnough(items: Items, firstPage: number): boolean;
+  /** A slow listing ends a run early: its files, and other workers, are waiting. */
+  readonly msMax: number;
+}
+
+/** For files on their own: a page, or as many tiny ones as make up a good one. */
+export const smallRun: RunSize = {
+  isEnough: ({ length }, firstPage) => firstPage >= TINY_PAGE_NAMES || length >= RUN_NAMES,
+  msMax: 1000,
+};
+
+/**
+ * For shards: until one is expected to be full, by listed sizes or the job's mean so far, or to take half a minute to fill.
+ * `null`: not known yet.
+ */
+export function shardRun(
+  { shardBytes, bytesOf }: Pick<Shards, 'shardBytes' | 'bytesOf'>,
+  { meanBytes, filesPerSecond }: { meanBytes: number | null; filesPerSecond: number | null },
+): RunSize {
+  const names = Math.min(SHARD_NAMES_MAX, filesPerSecond === null ? FIRST_SHARD_NAMES : filesPerSecond * SHARD_SECONDS);
+  const typical = bytesOf(meanBytes ?? TYPICAL_FILE_BYTES);
+  return {
+    isEnough: (items) => {
+      if (items.length >= names) return true;
+      let bytes = 0;
+      for (const item of items)
+        bytes += 'bad' in item ? 0 : item.sizeBytes === null ? typical : bytesOf(item.sizeBytes);
+      return bytes >= shardBytes;
+    },
+    msMax: 3000,
+  };
+}
 
 /** Listing pages that are one entry of the chain. */
 export interface Run {
   readonly tokens: readonly string[];
-  readonly items: SourcePage['items'];
+  readonly items: Items;
   readonly next: string | null;
 }
 
@@ -27,7 +70,7 @@ export async function walk(
   tokens: readonly string[],
   open: boolean,
   get: GetListing,
-  pagesMax = RUN_PAGES_MAX,
+  { size = smallRun, pagesMax = RUN_PAGES_MAX }: { size?: RunSize; pagesMax?: number } = {},
 ): Promise<Run> {
   const read = (token: string): Promise<SourcePage> => sources[spec.source.type].read(spec.source, token, get);
   const first = await read(tokens[0] ?? '');
@@ -40,10 +83,9 @@ export async function walk(
   let { next } = first;
   let tokenBytes = Buffer.byteLength(tokens[0] ?? '');
   const begun = performance.now();
-  const names = items.length < TINY_PAGE_NAMES ? RUN_NAMES : 0;
-  while (next !== null && items.length < names && walked.length < pagesMax) {
+  while (next !== null && !size.isEnough(items, first.items.length) && walked.length < pagesMax) {
     tokenBytes += Buffer.byteLength(next);
-    if (tokenBytes > RUN_TOKEN_BYTES_MAX || performance.now() - begun > RUN_MS_MAX) break;
+    if (tokenBytes > RUN_TOKEN_BYTES_MAX || performance.now() - begun > size.msMax) break;
     let page: SourcePage;
     try {
       page = await read(next);

@@ -156,7 +156,8 @@ export class WatchedJob {
     const newest = await readNewestFailure(this.#parts.redis, this.id);
     const before = this.#failureAt;
     this.#failureAt = newest?.at ?? '';
-    if (newest === null || before === null || newest.at === before) return null;
+    // Where the newest was fetched again, an older one is left: that is no news.
+    if (newest === null || before === null || !isLater(newest.at, before)) return null;
     this.#failureAtMs = nowMs;
     return JSON.stringify(newest.failure);
   }
@@ -165,4 +166,11 @@ export class WatchedJob {
 /** When a job came to its end, in ms since 1970. */
 export function endedAtMs({ finishedAt, createdAt }: Job): number {
   return Date.parse(finishedAt ?? createdAt);
+}
+
+/** Of ids of a Redis stream: ms since 1970, a number within that ms. '' is before all. */
+function isLater(one: string, other: string): boolean {
+  const [ms = 0, number = 0] = one.split('-').map(Number);
+  const [otherMs = 0, otherNumber = -1] = other === '' ? [] : other.split('-').map(Number);
+  return ms > otherMs || (ms === otherMs && number > otherNumber);
 }

@@ -9,7 +9,7 @@ import { Fetcher } from '../src/fetch-file.ts';
 import { openGuardedConnector } from '../src/guard.ts';
 import { connectionLimit, HttpAgent } from '../src/http.ts';
 import { connectRedis } from '../src/redis.ts';
-import { brokenSink, sinks, type Sink } from '../src/sinks/index.ts';
+import { brokenSink, openSink, type Sink } from '../src/sinks/index.ts';
 import type { JobSpec } from '../src/schemas.ts';
 import { addressPolicy, type AddressPolicy } from '../src/ssrf.ts';
 import { Company } from './company.ts';
@@ -17,7 +17,7 @@ import { DataFolder } from './data-folder.ts';
 import { JobInWork } from './job-in-work.ts';
 import { takePage } from './page.ts';
 import { HintConsumer, PageQueue } from './queue.ts';
-import { ChainStore } from './store.ts';
+import { ChainStore, jobKeys } from './store.ts';
 import { WakeUpSender } from './wake-ups.ts';
 import type { ShownWorker, WorkerFigures } from './worker-server.ts';
 import { BEAT_MS, beat, isDead, leave, place, type Workers, type WorkerSign } from './workers.ts';
@@ -173,7 +173,7 @@ export class DownloadWorker implements ShownWorker {
   /** A sink that cannot be opened makes each file fail with its reason: the job tells, and never hangs. */
   async #openSink(jobId: string, spec: JobSpec): Promise<Sink> {
     try {
-      return await sinks[spec.sink.type].open(spec.sink, { dataDir: this.#dataDir, jobId, workerId: this.id });
+      return await openSink(spec.sink, { dataDir: this.#dataDir, jobId, workerId: this.id });
     } catch (error) {
       if (!(error instanceof FetchError)) throw error;
       this.logger.error({ err: error, job: jobId }, 'the sink cannot be opened');
@@ -239,8 +239,15 @@ export class DownloadWorker implements ShownWorker {
       this.#opened.delete(id);
       this.#jobs.delete(id);
       job.sink.sweep(this.alive);
+      this.#try(this.#forgetShards(id, job));
       void job.close();
     }
+  }
+
+  /** What attempts finished that nobody published stays no longer than the job. */
+  async #forgetShards(id: string, { sink, isOver }: JobInWork): Promise<void> {
+    if (sink.shards === undefined || !isOver) return;
+    if ((await this.#redis.exists(jobKeys(id).inFlight)) === 0) sink.shards.forget();
   }
 
   #try(work: Promise<void>): void {

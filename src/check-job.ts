@@ -5,10 +5,13 @@ import { literalAddress, whyBlocked, type AddressPolicy } from './ssrf.ts';
 import { checkName, privateFolder } from './names.ts';
 import {
   DEFAULT_PRIORITY,
+  DirectorySinkSchema,
   LimitsSchema,
   ListingSourceSchema,
+  NdjsonSinkSchema,
   nextSchemaOf,
   RetrySchema,
+  TarSinkSchema,
   type JobPatch,
   type JobRequest,
   type JobSpec,
@@ -16,6 +19,7 @@ import {
   type ListingSourceSpec,
   type Next,
   type Retry,
+  type SinkSpec,
 } from './schemas.ts';
 
 const pathBytesMax = 1024;
@@ -44,7 +48,7 @@ export function fillDefaults(request: JobRequest, jobId: string): JobSpec {
       ...(Value.Default(ListingSourceSchema, source) as ListingSourceSpec),
       next: fillNext(source.next ?? { in: 'body' }),
     },
-    sink: { type: 'directory', path: sink?.path ?? jobId },
+    sink: fillSink(sink ?? { type: 'directory' }, jobId),
     priority: request.priority ?? DEFAULT_PRIORITY,
     existing: request.existing ?? 'skip',
     headers: { ...request.headers },
@@ -73,6 +77,12 @@ export function patchJob(spec: JobSpec, patch: JobPatch): JobSpec {
     retry: { ...spec.retry, ...patch.retry },
     limits: { ...spec.limits, ...patch.limits },
   };
+}
+
+const sinkSchemas = { directory: DirectorySinkSchema, tar: TarSinkSchema, ndjson: NdjsonSinkSchema };
+
+function fillSink(sink: NonNullable<JobRequest['sink']>, jobId: string): SinkSpec {
+  return { path: jobId, ...(Value.Default(sinkSchemas[sink.type], sink) as Omit<SinkSpec, 'path'>) } as SinkSpec;
 }
 
 function fillNext(next: Next): Next {

@@ -17,7 +17,7 @@ export const failureReasons = {
   unsafe_name: { meaning: 'the name cannot be stored safely' },
   name_conflict: { meaning: 'two files claim one name, or a file and a folder do' },
   bad_item: { meaning: 'the listing holds an item that is no file name' },
-  not_json: { meaning: 'the listing is not JSON' },
+  not_json: { meaning: 'the listing, or a file that is to be a line of JSON, is not JSON' },
   bad_listing: { meaning: 'the listing is JSON, but not of the described shape' },
   listing_loop: { meaning: 'the listing leads back to a page it has already been on' },
   worker_crash: { meaning: 'the page made its worker crash again and again' },

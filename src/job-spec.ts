@@ -1,12 +1,9 @@
 /** What can be ordered: the body of POST /jobs. What a schema cannot say about it is in check-job.ts. */
 import { Type, type Static, type TSchema } from 'typebox';
+import { closed, literals, whole, type Filled } from './schema-parts.ts';
+import { SinkSchema, type SinkSpec } from './sinks/sink-specs.ts';
 
-const closed = { additionalProperties: false } as const;
-
-/** One of a list of words. */
-export function literals<const T extends readonly string[]>(values: T, options: object = {}) {
-  return Type.Unsafe<T[number]>({ type: 'string', enum: [...values], ...options });
-}
+export * from './sinks/sink-specs.ts';
 
 /** `json-pointer` is checked where requests are (routes/validation.ts). */
 function pointer(description: string, options: object = {}) {
@@ -132,38 +129,6 @@ export const SourceSchema = Type.Unsafe<Static<typeof ListingSourceSchema>>({
   oneOf: [ListingSourceSchema],
 });
 
-export const DirectorySinkSchema = Type.Object(
-  {
-    type: Type.Literal('directory'),
-    path: Type.Optional(
-      Type.String({
-        minLength: 1,
-        maxLength: 1024,
-        description: "The folder below DATA_DIR: relative, at least one part, no `.` or `..`; default: the job's id.",
-        examples: ['mirror-a'],
-      }),
-    ),
-  },
-  {
-    ...closed,
-    title: 'Directory',
-    description: "A file for each name; a name's `/` makes folders. A file is whole or not there.",
-  },
-);
-
-export const SinkSchema = Type.Unsafe<Static<typeof DirectorySinkSchema>>({
-  type: 'object',
-  description: "Where the files go; default: a directory named by the job's id.",
-  required: ['type'],
-  discriminator: { propertyName: 'type' },
-  oneOf: [DirectorySinkSchema],
-});
-
-/** An optional whole number with its default and bounds, both included. */
-function whole(description: string, value: number, minimum: number, maximum: number) {
-  return Type.Optional(Type.Integer({ default: value, minimum, maximum, description }));
-}
-
 export const RetrySchema = Type.Object(
   {
     attempts: whole('Attempts in all, for each file and each page of the listing.', 5, 1, 100),
@@ -277,9 +242,6 @@ export const JobPatchSchema = Type.Object(
 
 export type JobPatch = Static<typeof JobPatchSchema>;
 
-/** T with every default filled in. */
-type Filled<T> = { [K in keyof T]-?: Exclude<T[K], undefined> };
-
 export type Next = Static<typeof NextSchema>;
 export type Retry = Filled<Static<typeof RetrySchema>>;
 export type Limits = Filled<Static<typeof LimitsSchema>>;
@@ -292,8 +254,6 @@ export type ListingSourceSpec = Filled<
     next: Next;
   };
 export type SourceSpec = ListingSourceSpec;
-export type DirectorySinkSpec = Filled<Static<typeof DirectorySinkSchema>>;
-export type SinkSpec = DirectorySinkSpec;
 
 /** A job as it was ordered, defaults filled in; what is stored and what workers go by. */
 export interface JobSpec {

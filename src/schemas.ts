@@ -4,15 +4,8 @@
  */
 import { Type, type Static, type TSchema } from 'typebox';
 import { failureReasons, type FailureReason } from './errors.ts';
-import {
-  ExistingSchema,
-  LimitsSchema,
-  literals,
-  PrioritySchema,
-  RetrySchema,
-  SinkSchema,
-  SourceSchema,
-} from './job-spec.ts';
+import { ExistingSchema, LimitsSchema, PrioritySchema, RetrySchema, SinkSchema, SourceSchema } from './job-spec.ts';
+import { literals } from './schema-parts.ts';
 
 export * from './job-spec.ts';
 

@@ -76,7 +76,7 @@ test('a job that one API accepted is shown in full by another, its headers by no
         next: { in: 'page', param: 'page', first: 1 },
         markerParam: 'next-marker',
       },
-      sink: { type: 'directory', path: '' },
+      sink: { type: 'directory', path: '', durability: 'process' },
       priority: 5,
       existing: 'skip',
       retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000, maxOutageMs: 900_000 },

@@ -113,7 +113,7 @@ test('every unknown field, wrong type and number out of range is named once, non
     await errorsOf(app, {
       name: '',
       source: { ...source, 'a/b~c': 1, next: { in: 'page', first: '1', param: '', x: 1 }, namesField: 'FileNames' },
-      sink: { type: 'directory', path: 'a', durability: 'power' },
+      sink: { type: 'directory', path: 'a', durability: 'disk' },
       existing: 'update',
       filter: {},
       priority: 11,
@@ -129,7 +129,7 @@ test('every unknown field, wrong type and number out of range is named once, non
       '/source/next/param': 'must have 1 to 128 characters',
       '/source/next/x': 'is not known; known are in, param, first',
       '/source/namesField': 'must be a JSON Pointer (RFC 6901), such as "/FileNames", or ""',
-      '/sink/durability': 'is not known; known are type, path',
+      '/sink/durability': 'is not supported; supported are "process", "power"',
       '/existing': 'is not supported; supported are "skip", "overwrite"',
       '/filter': 'is not known; known are name, source, sink, priority, existing, headers, retry, limits',
       '/priority': 'must be between 1 and 10',
@@ -146,9 +146,9 @@ test('every unknown field, wrong type and number out of range is named once, non
 
 test('a source or sink that is not there is refused by its type alone', async (t) => {
   const app = appWith(t);
-  assert.deepEqual(await errorsOf(app, { source: { type: 's3', bucket: 'b' }, sink: { type: 'tar' } }), {
+  assert.deepEqual(await errorsOf(app, { source: { type: 's3', bucket: 'b' }, sink: { type: 's3' } }), {
     '/source/type': 'is not supported; supported are "listing"',
-    '/sink/type': 'is not supported; supported are "directory"',
+    '/sink/type': 'is not supported; supported are "directory", "tar", "ndjson"',
   });
   assert.deepEqual(await errorsOf(app, { source: { ...source, next: { in: 'header' } } }), {
     '/source/next/in': 'is not supported; supported are "body", "link", "page", "offset"',

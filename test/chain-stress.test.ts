@@ -123,7 +123,10 @@ class Walk {
   }
 
   async run(): Promise<string> {
-    const spec = jobSpec({ sink: { type: 'directory', path: this.#id }, limits: { maxFailures: this.#maxFailures } });
+    const spec = jobSpec({
+      sink: { type: 'directory', path: this.#id, durability: 'process' },
+      limits: { maxFailures: this.#maxFailures },
+    });
     await this.#store.create({
       id: this.#id,
       spec,

@@ -44,7 +44,7 @@ const notFound: ListingError = {
 /** A job `j` (unless named) whose listing begins with the token `a`. */
 async function create(changes: { id?: string; cap?: number; maxFailures?: number; path?: string } = {}): Promise<void> {
   const { id = 'j', cap = 4, maxFailures = 1000, path = id } = changes;
-  const spec = jobSpec({ sink: { type: 'directory', path }, limits: { maxFailures } });
+  const spec = jobSpec({ sink: { type: 'directory', path, durability: 'process' }, limits: { maxFailures } });
   const created = await store.create({ id, spec, firstToken: 'a', cap, activeJobsMax: 10, idempotency: null });
   assert.deepEqual(created, { kind: 'ok', epoch: 0, seqs: [0] });
 }
@@ -596,7 +596,7 @@ test('two jobs cannot write to one folder, or one into the other, while both are
   const at = (path: string) =>
     store.create({
       id: `at ${path}`,
-      spec: jobSpec({ sink: { type: 'directory', path } }),
+      spec: jobSpec({ sink: { type: 'directory', path, durability: 'process' } }),
       firstToken: 'a',
       cap: 4,
       activeJobsMax: 10,
@@ -622,7 +622,7 @@ test('an idempotency key gives the first job again for the same request, and ref
   const order = (id: string, key: string, digest: string) =>
     store.create({
       id,
-      spec: jobSpec({ sink: { type: 'directory', path: id } }),
+      spec: jobSpec({ sink: { type: 'directory', path: id, durability: 'process' } }),
       firstToken: 'a',
       cap: 4,
       activeJobsMax: 10,
@@ -644,7 +644,7 @@ test('an idempotency key gives the first job again for the same request, and ref
 
 test('a folder in use does not use up the idempotency key', async () => {
   await create();
-  const spec = jobSpec({ sink: { type: 'directory', path: 'j' } });
+  const spec = jobSpec({ sink: { type: 'directory', path: 'j', durability: 'process' } });
   const order = { spec, firstToken: 'a', cap: 4, activeJobsMax: 10 };
   const idempotency = { key: 'key', digest: 'digest' };
   assert.equal((await store.create({ ...order, id: 'k', idempotency })).kind, 'path_in_use');
@@ -653,7 +653,7 @@ test('a folder in use does not use up the idempotency key', async () => {
 });
 
 function orderAsSecond(id: string): ReturnType<ChainStore['create']> {
-  const spec = jobSpec({ sink: { type: 'directory', path: id } });
+  const spec = jobSpec({ sink: { type: 'directory', path: id, durability: 'process' } });
   const idempotency = { key: `key of ${id}`, digest: 'digest' };
   return store.create({ id, spec, firstToken: 'a', cap: 4, activeJobsMax: 2, idempotency });
 }

@@ -18,7 +18,7 @@ import { TestService } from './helpers/service.ts';
 
 async function startService(t: TestContext, settings: Record<string, string>): Promise<TestService> {
   const service = new TestService({ PAGE_LOCK_MS: '500', ...settings });
-  t.after(() => service.killAll());
+  t.after(() => service.dispose());
   return service.start();
 }
 
@@ -70,7 +70,7 @@ function ownerOf(pids: readonly number[], { remotePort = 0, localPort = 0 }: Inc
 
 test(
   'a page that kills its worker each time is put aside as worker_crash, while other pages and jobs go on',
-  { skip: process.platform !== 'linux' && 'needs /proc', timeout: 60_000 },
+  { skip: process.platform !== 'linux' && 'needs /proc' },
   async (t) => {
     const service = await startService(t, { WORKERS: '4' });
     let kills = 0;
@@ -124,7 +124,7 @@ test(
   },
 );
 
-test('a worker that runs out of memory takes nothing with it', { timeout: 60_000 }, async (t) => {
+test('a worker that runs out of memory takes nothing with it', async (t) => {
   const service = await startService(t, { NODE_OPTIONS: '--max-old-space-size=80' });
   const names = `"${'x'.repeat(80)}",`.repeat(10_000);
   const { port } = await startServer(t, (_request, response) => {

@@ -79,7 +79,7 @@ async function begin(t: TestContext): Promise<{
   const redis = await startTestRedis();
   t.after(() => redis.stop());
   const service = new TestService({ WORKERS: '0', REDIS_URL: redis.url });
-  t.after(() => service.killAll());
+  t.after(() => service.dispose());
   await service.start();
   const server = await fileServer(t, { files: FILES, pageSize: 128 });
   return {

@@ -80,7 +80,7 @@ function watch(t: TestContext, { url }: Api, path: string, reads = true): Promis
 
 /** A job of one page, which some worker has begun. */
 async function startJob(id: string, urlLength = 0): Promise<void> {
-  const spec = jobSpec({ sink: { type: 'directory', path: id } });
+  const spec = jobSpec({ sink: { type: 'directory', path: id, durability: 'process' } });
   const source = { ...spec.source, url: `http://127.0.0.1:9/${'x'.repeat(urlLength)}` };
   const firstToken = 'a';
   await store.create({

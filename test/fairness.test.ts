@@ -15,11 +15,11 @@ function order(server: FileServer, path: string, more: Partial<JobRequest> = {})
 const cancel = (id: string) => fetch(`${service.url}/jobs/${id}/cancel`, { method: 'POST' });
 const downloaded = async (id: string) => (await service.get<Job>(`/jobs/${id}`))?.progress.filesDownloaded ?? 0;
 
-test('a job whose server hangs, with pages for every place there is, holds back no other', async (t) => {
-  const hanging = await fileServer(t, { files: 8_400, pageSize: 64 });
+test('a job whose server hangs holds back no other, however many pages it has in flight', async (t) => {
+  const hanging = await fileServer(t, { files: 4_000, pageSize: 64 });
   hanging.hold(/^\/get/);
-  const { id } = await service.post(order(hanging, 'hanging', { limits: { concurrency: 4_200 } }));
-  await service.until(id, ({ progress }) => progress.pagesListed >= 128);
+  const { id } = await service.post(order(hanging, 'hanging', { limits: { concurrency: 1_500 } }));
+  await service.until(id, ({ progress }) => progress.pagesListed >= 20);
   const server = await fileServer(t, { files: 2_000, pageSize: 1_000 });
   const small = await service.post(order(server, 'small-beside-hanging'));
   const job = await service.ended(small.id);

@@ -44,7 +44,7 @@ async function hugeServer(t: TestContext, name: string, count: number) {
 
 test("after huge pages the worker's memory comes down again", { timeout: 120_000 }, async (t) => {
   const service = new TestService({ WORKERS: '1' });
-  t.after(() => service.killAll());
+  t.after(() => service.dispose());
   await service.start();
   /** Asks for the worker's memory until `is` holds. */
   const memoryUntil = async (is: (bytes: number) => boolean): Promise<number> => {

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { packFailure, unpackFailure } from '../jobs/failures.ts';
+import { Company } from '../jobs/company.ts';
 import { answerTo, isActive, pagesInFlightMax, type Verb } from '../jobs/model.ts';
 import { FileTransfer, PageFiles } from '../jobs/page-files.ts';
 import type { Transfer, TransferOwner } from '../jobs/transfer.ts';
-import { walk } from '../jobs/walk.ts';
+import { shardRun, walk } from '../jobs/walk.ts';
 import { FetchError } from '../src/errors.ts';
 import { retryDelayMs } from '../src/retry.ts';
 import type { Failure, JobSpec, JobState } from '../src/schemas.ts';
@@ -560,4 +561,29 @@ test("the job's headers go to the source's origin alone, and not any more once a
   assert.deepEqual(b.headers, []);
   b.onRedirect(`${origin}/x`);
   assert.deepEqual(b.headers, []);
+});
+
+const filesOf = (count: number, sizeBytes: number | null) =>
+  Array.from({ length: count }, (_, index) => file(`${index}`, { sizeBytes }));
+
+test('a run for a shard is listed until it is full by listed sizes, by the mean so far, or by what half a minute fetches', () => {
+  const shards = { shardBytes: 100_000, bytesOf: (size: number) => size + 1000 };
+  const enough = (known: Parameters<typeof shardRun>[1], items: SourceFile[]) =>
+    shardRun(shards, known).isEnough(items, 1);
+  const unknown = { meanBytes: null, filesPerSecond: null };
+  assert.deepEqual([enough(unknown, filesOf(9, 9000)), enough(unknown, filesOf(10, 9000))], [false, true]);
+  const mean = { meanBytes: 1000, filesPerSecond: null };
+  assert.deepEqual([enough(mean, filesOf(49, null)), enough(mean, filesOf(50, null))], [false, true]);
+  const slow = { meanBytes: 1000, filesPerSecond: 1 };
+  assert.deepEqual([enough(slow, filesOf(29, null)), enough(slow, filesOf(30, null))], [false, true]);
+});
+
+test('a job may have as many places of a worker as are left free, so that whoever comes finds some', () => {
+  const company = new Company(16);
+  const take = (job: string): number => {
+    let places = 0;
+    while (typeof company.join(job) === 'object') places += 1;
+    return places;
+  };
+  assert.deepEqual([take('a'), take('b'), take('c'), take('d'), take('e')], [8, 4, 2, 1, 1]);
 });

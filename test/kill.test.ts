@@ -132,7 +132,7 @@ test(
 test('the pages of a worker that is asked to end are begun by others at once', { timeout: 60_000 }, async (t) => {
   const server = await fileServer(t, { files: 300, pageSize: 100 });
   const service = await new TestService({ PAGE_LOCK_MS: '20000' }).start();
-  t.after(() => service.killAll());
+  t.after(() => service.dispose());
   const release = server.hold('/get/150.bin');
   const { id } = await service.post({
     source: { type: 'listing', url: server.listUrl },

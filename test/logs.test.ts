@@ -92,7 +92,7 @@ test(
       LOG_LEVEL: 'trace',
       WORKER_METRICS_PORT: '0',
     }).start();
-    t.after(() => service.killAll());
+    t.after(() => service.dispose());
     // A server that repeats what it is sent, redirects that lead nowhere, a file without an answer.
     server.fault(/^\/echo/, { status: 200, body: `you sent ${secret}` });
     server.fault(/^\/get\/7\.bin/, { status: 302, headers: { location: `/get/7.bin?sig=${secret}` } });

@@ -14,7 +14,8 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import assert from 'node:assert/strict';
 import { BLOCK_BYTES, BlockFile, type Compression } from '../src/sinks/shards/block-file.ts';
-import { openShards, type ShardSinkSpec } from '../src/sinks/shards/index.ts';
+import { shards as shardSinks } from '../src/sinks/shards/index.ts';
+import type { ShardSinkSpec } from '../src/schemas.ts';
 import { findMember, readMember } from '../src/sinks/shards/read-shard.ts';
 import { tarEnd, TarLayout } from '../src/sinks/shards/tar.ts';
 import { byName, decompress } from './conformance/shard-bodies.ts';
@@ -53,7 +54,7 @@ async function shardOf(t: TestContext, of: ShardSinkSpec, stored: ReadonlyMap<st
   const page = sink.page(0, 'nonce', [...stored.keys()]);
   for (const [name, body] of stored) page.put(name, body);
   await page.finish();
-  await sink.publish(0, 'nonce');
+  await sink.shards.publish(0, 'nonce');
   return shards().get(0)!;
 }
 
@@ -129,7 +130,7 @@ test('the members of a sample are next to each other, whenever they come', async
   large.finish();
   page.put('a/1.late', Buffer.from('listed elsewhere'));
   await page.finish();
-  await sink.publish(0, 'nonce');
+  await sink.shards.publish(0, 'nonce');
   const stored = await contents('tar', shards().get(0)!);
   const order = ['b/3.txt', 'single', 'a/2.cls', 'a/2.json', 'a/2.jpg', 'a/1.late', 'a/1.cls', 'a/1.jpg', 'x.b'];
   assert.deepEqual([...stored.keys()], order);
@@ -149,7 +150,7 @@ test('more than fits in memory of samples that wait for a member goes to files m
   assert.ok(leftovers().length > 30, 'files');
   for (const key of keys) page.put(`${key}.b`, body);
   await page.finish();
-  await sink.publish(0, 'nonce');
+  await sink.shards.publish(0, 'nonce');
   const order = [...(await contents('tar', shards().get(0)!)).keys()];
   for (let n = 0; n < order.length; n += 2) assert.equal(order[n]?.slice(0, -2), order[n + 1]?.slice(0, -2));
   assert.deepEqual(leftovers(), []);
@@ -195,7 +196,7 @@ test('what is not JSON fails its own document alone', async (t) => {
   for (const piece of ['\ufeff[', '\n 1,', '\n', ' 2]\n']) stream.write(Buffer.from(piece));
   stream.finish();
   assert.equal((await page.finish()).members, 2);
-  await sink.publish(0, 'nonce');
+  await sink.shards.publish(0, 'nonce');
   const expected = { good: '1', streamed: '[1,2]' };
   const found = await contents('ndjson', shards().get(0)!);
   assert.deepEqual(Object.fromEntries([...found].map(([name, body]) => [name, body.toString()])), expected);
@@ -226,7 +227,7 @@ test('a full disk fails the shard with the words of the system and leaves nothin
     const fits = sink.page(0, 'fits', []);
     fits.put('1', noise);
     await fits.finish();
-    assert.ok(await sink.publish(0, 'fits'));
+    assert.ok(await sink.shards.publish(0, 'fits'));
   }
 });
 
@@ -278,7 +279,7 @@ test('with durability power, shards are written and published as well', async (t
   const page = sink.page(0, 'nonce', []);
   page.put('a', Buffer.from('[]'));
   await page.finish();
-  await sink.publish(0, 'nonce');
+  await sink.shards.publish(0, 'nonce');
   assert.deepEqual(await contents('ndjson', shards().get(0)!), new Map([['a', Buffer.from('[]')]]));
 });
 
@@ -296,6 +297,6 @@ test('one member of a large shard is read without reading the others', async (t)
 
 test('shards cannot be opened outside of DATA_DIR', async () => {
   const context = { dataDir: temporaryFolder(), jobId: 'job', workerId: 'worker' };
-  const open = openShards({ ...spec('tar'), path: '../x' }, context);
+  const open = shardSinks.open({ ...spec('tar'), path: '../x' }, context);
   await assert.rejects(open, failsWith('sink', /cannot be the path of a sink/));
 });

@@ -21,7 +21,7 @@ import type { DirectorySinkSpec } from '../src/schemas.ts';
 import { failsWith, openSink, sinkConformance } from './conformance/sink.ts';
 import { temporaryFolder } from './helpers/folders.ts';
 
-const spec: DirectorySinkSpec = { type: 'directory', path: 'mirrors/a' };
+const spec: DirectorySinkSpec = { type: 'directory', path: 'mirrors/a', durability: 'process' };
 
 function filesBelow(dir: string): string[] {
   return readdirSync(dir, { recursive: true, withFileTypes: true })
@@ -120,7 +120,7 @@ test('a sink cannot be opened outside of DATA_DIR, nor in what another sink keep
   mkdirSync(join(dataDir, 'linked'));
   symlinkSync(outside, join(dataDir, 'linked/.gigafetch'));
   writeFileSync(join(dataDir, 'file'), '');
-  const open = (path: string) => openSink({ type: 'directory', path }, dataDir);
+  const open = (path: string) => openSink({ type: 'directory', path, durability: 'process' }, dataDir);
   for (const path of ['..', '../x', 'a/../../x', '/tmp', '', 'a//b', 'mirrors/a/.GIGAfetch/x']) {
     await assert.rejects(open(path), failsWith('sink', /cannot be the path of a sink/), path);
   }
@@ -134,7 +134,7 @@ test('a sink cannot be opened outside of DATA_DIR, nor in what another sink keep
 test('a full disk fails the file with the words of the system and leaves no half of it', async (t) => {
   const dataDir = temporaryFolder();
   if (!mountSmall(t, join(dataDir, 'small'))) return;
-  const { sink, writer } = await openSink({ type: 'directory', path: 'small/a' }, dataDir);
+  const { sink, writer } = await openSink({ type: 'directory', path: 'small/a', durability: 'process' }, dataDir);
   t.after(() => sink.close());
   const full = failsWith('sink', /ENOSPC: no space left on device$/);
   const body = Buffer.alloc(100_000, 'x');
@@ -160,11 +160,11 @@ test('a full disk fails the file with the words of the system and leaves no half
 test('a file system that became read-only fails the file with the words of the system', async (t) => {
   const dataDir = temporaryFolder();
   if (!mountSmall(t, join(dataDir, 'small'))) return;
-  const { writer } = await openSink({ type: 'directory', path: 'small/a' }, dataDir);
+  const { writer } = await openSink({ type: 'directory', path: 'small/a', durability: 'process' }, dataDir);
   execFileSync('mount', ['-o', 'remount,ro', join(dataDir, 'small')]);
   assert.throws(() => writer.put('x', Buffer.from('x')), failsWith('sink', /EROFS: read-only file system$/));
   assert.throws(() => writer.open('folder/x'), failsWith('sink', /EROFS/));
-  const open = openSink({ type: 'directory', path: 'small/b' }, dataDir);
+  const open = openSink({ type: 'directory', path: 'small/b', durability: 'process' }, dataDir);
   await assert.rejects(open, failsWith('sink', /"small\/b" cannot be opened: EROFS/));
 });
 

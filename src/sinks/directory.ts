@@ -7,7 +7,7 @@ import { privateFolder } from '../names.ts';
 import type { DirectorySinkSpec } from '../schemas.ts';
 import { folderOf, type Folders } from './folders.ts';
 import type { BodyWriter, Found, PageWriter, Sink, SinkKind } from './index.ts';
-import { openError, removeQuietly, storeError, Temporary, TemporaryWriter } from './temporary.ts';
+import { openError, removeQuietly, storeError, syncFolder, Temporary, TemporaryWriter } from './temporary.ts';
 
 const clockWaitMsMax = 10_000;
 const clockStepMs = 2;
@@ -17,7 +17,8 @@ export const directory: SinkKind<DirectorySinkSpec> = {
   async open(spec, context) {
     try {
       const temporary = new Temporary(spec.path, context);
-      return new DirectorySink(temporary, await begin(temporary, context.jobId));
+      const startMs = await begin(temporary, context.jobId);
+      return new DirectorySink(temporary, startMs, spec.durability === 'power');
     } catch (error) {
       throw openError(spec.path, error);
     }
@@ -57,18 +58,20 @@ class DirectorySink implements Sink, PageWriter {
   readonly #folders: Folders;
   readonly #temporary: Temporary;
   readonly #startMs: number;
+  readonly #sync: boolean;
   /** One is enough for `put`: it is synchronous, so at most one such file is half done. */
   readonly #putPath: string;
 
-  constructor(temporary: Temporary, startMs: number) {
+  constructor(temporary: Temporary, startMs: number, sync: boolean) {
     this.#folders = temporary.folders;
     this.#temporary = temporary;
     this.#startMs = startMs;
+    this.#sync = sync;
     this.#putPath = temporary.path('put');
   }
 
-  page(): PageWriter {
-    return this;
+  page(_seq: number, _nonce: string, names: readonly string[]): PageWriter {
+    return this.#sync ? this.#syncedPage(names) : this;
   }
 
   find(name: string): Found | null {
@@ -87,7 +90,7 @@ class DirectorySink implements Sink, PageWriter {
     try {
       this.#temporary.twice(() => {
         this.#folders.enter(folderOf(name), true);
-        writeFileSync(this.#putPath, body);
+        writeFileSync(this.#putPath, body, { flush: this.#sync });
         renameSync(this.#putPath, this.#folders.root + name);
       });
     } catch (error) {
@@ -104,15 +107,44 @@ class DirectorySink implements Sink, PageWriter {
         enter();
         return openSync(path, 'wx');
       });
-      return new TemporaryWriter(fd, path, () => {
-        this.#temporary.twice(() => {
-          enter();
-          renameSync(path, this.#folders.root + name);
-        });
-      });
+      return new TemporaryWriter(
+        fd,
+        path,
+        () => {
+          this.#temporary.twice(() => {
+            enter();
+            renameSync(path, this.#folders.root + name);
+          });
+        },
+        this.#sync,
+      );
     } catch (error) {
       throw storeError(error);
     }
+  }
+
+  /** Bodies are on the disk before they are renamed; here, that they were renamed. */
+  #syncedPage(names: readonly string[]): PageWriter {
+    return {
+      find: (name) => this.find(name),
+      put: (name, body) => this.put(name, body),
+      open: (name) => this.open(name),
+      finish: async () => {
+        // Also of files that an attempt before this one stored, and of folders that were made for them.
+        const folders = new Set(['']);
+        for (const name of names) {
+          for (let folder = folderOf(name); folder !== '' && !folders.has(folder); folder = folderOf(folder)) {
+            if (this.#folders.enter(folder, false)) folders.add(folder);
+          }
+        }
+        try {
+          for (const folder of folders) await syncFolder(this.#folders.root + folder);
+        } catch (error) {
+          throw storeError(error);
+        }
+        return { members: 0 };
+      },
+    };
   }
 
   sweep(alive: ReadonlySet<string>): void {

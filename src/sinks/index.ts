@@ -1,6 +1,7 @@
 import type { FetchError } from '../errors.ts';
 import type { SinkSpec } from '../schemas.ts';
 import { directory } from './directory.ts';
+import { shards } from './shards/index.ts';
 
 /** What every sink is told when it is opened. */
 export interface SinkContext {
@@ -44,12 +45,37 @@ export interface PageWriter {
   put(name: string, body: Uint8Array, from?: FileUrl): void;
   /** Begins a body that is stored piece by piece. Throws FetchError. */
   open(name: string, from?: FileUrl): BodyWriter;
+  /**
+   * Called once, when every file of the page has its outcome. Afterwards all is as durable as was ordered; where the sink
+   * makes shards, the page's lies where `publish` finds it, and nothing was stored before. `members`: files in the shard; 0:
+   * there is nothing to publish. Throws FetchError (`sink`): then the shard was discarded.
+   */
+  finish?(): Promise<{ readonly members: number }>;
+  /** Of sinks that make shards: takes back all that this attempt wrote. Never throws. */
+  discard?(): void;
+}
+
+/** What a sink does whose files lie in shards: one for each page, or run of pages. */
+export interface Shards {
+  /** About how large a shard shall be, compression aside. */
+  readonly shardBytes: number;
+  /** The bytes of a shard that a file of this size takes, about. */
+  bytesOf(sizeBytes: number): number;
+  /**
+   * Gives the shard that an attempt finished its final name, in place of what an attempt before the last has there, and
+   * removes what other attempts at the page finished. Any worker may do so, at any time, again and again. Returns false
+   * where there is nothing by that name nor any to be given one. Throws FetchError (`sink`).
+   */
+  publish(seq: number, nonce: string): Promise<boolean>;
+  /** Removes what attempts at any page finished and nobody published: the job is over. Never throws. */
+  forget(): void;
 }
 
 /** One job's sink, opened by one worker process. */
 export interface Sink {
-  /** A writer for one attempt (`nonce`) at the page `seq`. */
-  page(seq: number, nonce: string): PageWriter;
+  /** A writer for one attempt (`nonce`) at the page `seq`, which lists `names`. */
+  page(seq: number, nonce: string, names: readonly string[]): PageWriter;
+  readonly shards?: Shards;
   /** Removes what killed workers left half done: of every worker that is not among `alive`. Never throws. */
   sweep(alive: ReadonlySet<string>): void;
   /** Called once, when this process is done with the job. Never throws. */
@@ -64,7 +90,15 @@ export interface SinkKind<Spec> {
   open(spec: Spec, context: SinkContext): Promise<Sink>;
 }
 
-export const sinks = { directory } satisfies { [K in SinkSpec['type']]: SinkKind<Extract<SinkSpec, { type: K }>> };
+const sinks = { directory, tar: shards, ndjson: shards } satisfies {
+  [K in SinkSpec['type']]: SinkKind<Extract<SinkSpec, { type: K }>>;
+};
+
+/** Opens the sink of a job; as `SinkKind.open`. */
+export function openSink(spec: SinkSpec, context: SinkContext): Promise<Sink> {
+  // Each kind takes specs of its own type, as the line above says.
+  return (sinks[spec.type] as SinkKind<SinkSpec>).open(spec, context);
+}
 
 /** A sink that could not be opened: every file fails for that reason. */
 export function brokenSink(error: FetchError): Sink {

@@ -1,5 +1,5 @@
 /** What sinks on disk share: their root, the temporary files in it, and what the system's errors mean. */
-import { closeSync, readdirSync, realpathSync, rmdirSync, rmSync, unlinkSync, writeSync } from 'node:fs';
+import { closeSync, fdatasyncSync, readdirSync, realpathSync, rmdirSync, rmSync, unlinkSync, writeSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { getSystemErrorMessage } from 'node:util';
 import { FetchError, systemCode } from '../errors.ts';
@@ -82,12 +82,16 @@ export class TemporaryWriter implements BodyWriter {
   #fd: number | null;
   readonly #path: string;
   readonly #publish: () => void;
+  readonly #sync: boolean;
 
-  /** `fd`: the file at `path`, open for writing; `publish` is called once it is whole and closed. */
-  constructor(fd: number, path: string, publish: () => void) {
+  /**
+   * `fd`: the file at `path`, open for writing; `publish` is called once it is whole and closed; `sync`: and on the disk.
+   */
+  constructor(fd: number, path: string, publish: () => void, sync = false) {
     this.#fd = fd;
     this.#path = path;
     this.#publish = publish;
+    this.#sync = sync;
   }
 
   write(chunk: Uint8Array): void {
@@ -101,6 +105,7 @@ export class TemporaryWriter implements BodyWriter {
 
   finish(): void {
     try {
+      if (this.#sync && this.#fd !== null) fdatasyncSync(this.#fd);
       this.#close();
       this.#publish();
     } catch (error) {

@@ -4,7 +4,8 @@
  */
 import { readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { openShards, type ShardSinkSpec } from '../../src/sinks/shards/index.ts';
+import { shards as shardSinks } from '../../src/sinks/shards/index.ts';
+import type { ShardSinkSpec } from '../../src/schemas.ts';
 import { temporaryFolder } from '../helpers/folders.ts';
 
 const rounds = 5;
@@ -24,7 +25,7 @@ interface Figures {
 async function measure(kind: Pick<ShardSinkSpec, 'type' | 'compression'>, names: readonly string[]): Promise<Figures> {
   const dataDir = temporaryFolder();
   const spec: ShardSinkSpec = { ...kind, path: 'bench', shardBytes: 67_108_864, durability: 'process' };
-  const sink = await openShards(spec, { dataDir, jobId: 'job', workerId: 'worker' });
+  const sink = await shardSinks.open(spec, { dataDir, jobId: 'job', workerId: 'worker' });
   const bodies = names.map((name, id) =>
     Buffer.from(JSON.stringify({ id, name, at: id * 7919, ok: true, text: text(id) })),
   );
@@ -40,7 +41,7 @@ async function measure(kind: Pick<ShardSinkSpec, 'type' | 'compression'>, names:
   await page.finish();
   const cpu = process.cpuUsage(cpuBefore);
   const loop = process.threadCpuUsage(loopBefore);
-  await sink.publish(0, 'nonce');
+  await sink.shards.publish(0, 'nonce');
   const root = join(dataDir, 'bench');
   const sizes = readdirSync(root)
     .filter((name) => name !== '.gigafetch')

@@ -1,11 +1,12 @@
 /** Makes one shard after the other as quickly as it can until it is killed; tells of each once it is sealed. */
-import { openShards, type ShardSinkSpec } from '../../src/sinks/shards/index.ts';
+import { shards as shardSinks } from '../../src/sinks/shards/index.ts';
+import type { ShardSinkSpec } from '../../src/schemas.ts';
 import type { SinkContext } from '../../src/sinks/index.ts';
 import { bodies } from './shard-bodies.ts';
 
 const [specText, contextText, firstSeq] = process.argv.slice(2);
 const spec = JSON.parse(specText ?? '') as ShardSinkSpec;
-const sink = await openShards(spec, JSON.parse(contextText ?? '') as SinkContext);
+const sink = await shardSinks.open(spec, JSON.parse(contextText ?? '') as SinkContext);
 const { seal } = bodies[spec.type];
 
 for (let seq = Number(firstSeq); ; seq++) {
@@ -21,5 +22,5 @@ for (let seq = Number(firstSeq); ; seq++) {
   for (const { to } of streams) to.finish();
   await page.finish();
   await new Promise((resolve) => process.send?.({ seq, nonce }, resolve));
-  await sink.publish(seq, nonce);
+  await sink.shards.publish(seq, nonce);
 }

@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import assert from 'node:assert/strict';
-import { openShards, type ShardSink, type ShardSinkSpec } from '../../src/sinks/shards/index.ts';
+import { shards as shardSinks, type ShardSink } from '../../src/sinks/shards/index.ts';
+import type { ShardSinkSpec } from '../../src/schemas.ts';
 import {
   damagedMembers,
   findMember,
@@ -27,7 +28,7 @@ const from = (name: string) => ({ origin: 'http://host', path: `/get/${encodeURI
 /** A sink in a DATA_DIR of its own. */
 export async function openPlace(t: TestContext, spec: ShardSinkSpec, dataDir = temporaryFolder()) {
   const open = async (workerId: string): Promise<ShardSink> => {
-    const sink = await openShards(spec, { dataDir, jobId: 'job', workerId });
+    const sink = await shardSinks.open(spec, { dataDir, jobId: 'job', workerId });
     t.after(() => sink.close());
     return sink;
   };
@@ -109,13 +110,13 @@ export function shardConformance(spec: ShardSinkSpec): void {
     const { members, bytes } = await page.finish();
     assert.equal(members, stored.size);
     assert.deepEqual([...shards()], [], 'nothing is there before it is published');
-    assert.ok(await sink.publish(7, 'nonce'));
+    assert.ok(await sink.shards.publish(7, 'nonce'));
 
     const shard = shards().get(7)!;
     const found = await contents(spec.type, shard);
     assert.deepEqual(byName(found), byName(stored));
     assert.ok(bytes > 0);
-    const expected = [...stored.values()].reduce((sum, body) => sum + sink.bytesOf(body.length), 0);
+    const expected = [...stored.values()].reduce((sum, body) => sum + sink.shards.bytesOf(body.length), 0);
     if (spec.compression === 'none') assert.ok(Math.abs(expected / bytes - 1) < 0.01, `${expected} of ${bytes} bytes`);
     for (const [name, body] of stored) {
       const member = await findMember(shard, name);
@@ -140,7 +141,7 @@ export function shardConformance(spec: ShardSinkSpec): void {
     }
     page.put('a', seal('a', 10));
     assert.equal((await page.finish()).members, 1);
-    await sink.publish(0, 'nonce');
+    await sink.shards.publish(0, 'nonce');
     assert.deepEqual(await contents(spec.type, shards().get(0)!), new Map([['a', seal('a', 10)]]));
     assert.deepEqual(leftovers(), []);
   });
@@ -148,7 +149,7 @@ export function shardConformance(spec: ShardSinkSpec): void {
   test(`${kind}: a page without a file makes no shard`, async (t) => {
     const { sink, root, leftovers } = await openPlace(t, spec);
     assert.deepEqual(await sink.page(0, 'nonce', ['a']).finish(), { members: 0, bytes: 0 });
-    assert.equal(await sink.publish(0, 'nonce'), false);
+    assert.equal(await sink.shards.publish(0, 'nonce'), false);
     assert.deepEqual(readdirSync(root), ['.gigafetch']);
     assert.deepEqual(leftovers(), []);
   });
@@ -161,7 +162,7 @@ export function shardConformance(spec: ShardSinkSpec): void {
     const stored = new Map(names.map((name) => [name, seal(name, 20)]));
     for (const [name, body] of stored) page.put(name, body);
     await page.finish();
-    await sink.publish(0, 'nonce');
+    await sink.shards.publish(0, 'nonce');
     const shard = shards().get(0)!;
     assert.deepEqual(await contents(spec.type, shard), stored);
     for (const name of names) assert.equal((await findMember(shard, name))?.name, name);
@@ -183,18 +184,18 @@ export function shardConformance(spec: ShardSinkSpec): void {
     await make('loser');
     await make('winner');
     other.sweep(new Set());
-    assert.ok(await other.publish(0, 'winner'));
+    assert.ok(await other.shards.publish(0, 'winner'));
     await holds('winner');
-    assert.ok(await place.sink.publish(0, 'winner'));
-    assert.ok(await place.sink.publish(0, 'loser'), 'who comes late changes nothing');
+    assert.ok(await place.sink.shards.publish(0, 'winner'));
+    assert.ok(await place.sink.shards.publish(0, 'loser'), 'who comes late changes nothing');
     await holds('winner');
 
     // As it is after a kill between the two renames, and a worker that comes late to what was before.
     await make('next');
-    await place.sink.publish(0, 'winner');
+    await place.sink.shards.publish(0, 'winner');
     const index = readdirSync(place.made).find((name) => name.endsWith('.index.tmp'))!;
     renameSync(join(place.made, index), indexOf(place.shards().get(0)!));
-    await other.publish(0, 'next');
+    await other.shards.publish(0, 'next');
     await holds('next');
   });
 
@@ -205,10 +206,10 @@ export function shardConformance(spec: ShardSinkSpec): void {
     await page.finish();
     const shard = join(root, `job-00000000${shardExtension(spec.type, spec.compression)}`);
     mkdirSync(indexOf(shard));
-    await assert.rejects(sink.publish(0, 'nonce'), { reason: 'name_conflict' });
+    await assert.rejects(sink.shards.publish(0, 'nonce'), { reason: 'name_conflict' });
     assert.deepEqual([...shards()], []);
     rmSync(indexOf(shard), { recursive: true });
-    assert.ok(await sink.publish(0, 'nonce'));
+    assert.ok(await sink.shards.publish(0, 'nonce'));
     assert.equal((await contents(spec.type, shards().get(0)!)).size, 1);
     assert.deepEqual(leftovers(), []);
   });
@@ -230,7 +231,7 @@ export function shardConformance(spec: ShardSinkSpec): void {
       await assert.rejects(page.finish(), failsWith('sink', /given up/));
       assert.deepEqual(leftovers(), []);
     }
-    assert.equal(await sink.publish(0, 'nonce'), false);
+    assert.equal(await sink.shards.publish(0, 'nonce'), false);
   });
 
   test(`${kind}: a member that was changed on disk is noticed`, async (t) => {
@@ -239,7 +240,7 @@ export function shardConformance(spec: ShardSinkSpec): void {
       const page = sink.page(seq, 'nonce', []);
       for (const name of ['a', 'b', 'c']) page.put(name, seal(`${seq}${name}`, 100));
       await page.finish();
-      await sink.publish(seq, 'nonce');
+      await sink.shards.publish(seq, 'nonce');
     }
     renameSync(shards().get(1)!, shards().get(0)!);
     const shard = shards().get(0)!;
@@ -312,7 +313,7 @@ export function longShardConformance(spec: ShardSinkSpec): void {
         assert.ok(seq < round * 1000 || sealed.has(seq), 'it was sealed before it was published');
       }
       sink.sweep(new Set());
-      for (const [seq, nonce] of sealed) assert.ok(await sink.publish(seq, nonce));
+      for (const [seq, nonce] of sealed) assert.ok(await sink.shards.publish(seq, nonce));
       for (const seq of sealed.keys()) {
         const members = await contents(spec.type, shards().get(seq)!);
         assert.equal(members.size, 302);
@@ -324,7 +325,7 @@ export function longShardConformance(spec: ShardSinkSpec): void {
         const page = sink.page(seq, 'again', []);
         page.put('file', seal('x', 1));
         await page.finish();
-        await sink.publish(seq, 'again');
+        await sink.shards.publish(seq, 'again');
       }
       assert.deepEqual(leftovers(), []);
     }

@@ -1,13 +1,13 @@
 /** Stores files as quickly as it can until it is killed: puts, and several streams at once between them. */
-import { sinks } from '../../src/sinks/index.ts';
+import { openSink } from '../../src/sinks/index.ts';
 import type { DirectorySinkSpec } from '../../src/schemas.ts';
 import type { SinkContext } from '../../src/sinks/index.ts';
 import { sealedBody } from './sealed-body.ts';
 
 const [specText, contextText, round] = process.argv.slice(2);
 const spec = JSON.parse(specText ?? '') as DirectorySinkSpec;
-const sink = await sinks[spec.type].open(spec, JSON.parse(contextText ?? '') as SinkContext);
-const writer = sink.page(0, `${round}`);
+const sink = await openSink(spec, JSON.parse(contextText ?? '') as SinkContext);
+const writer = sink.page(0, `${round}`, []);
 
 const small = [0, 100, 20_000].map((bytes) => sealedBody(`${round}`, bytes));
 // Takes long enough that a kill often falls into it.

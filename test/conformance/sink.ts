@@ -9,7 +9,7 @@ import { runInNewContext } from 'node:vm';
 import assert from 'node:assert/strict';
 import type { FetchError } from '../../src/errors.ts';
 import type { SinkSpec } from '../../src/schemas.ts';
-import { sinks, type BodyWriter, type PageWriter, type Sink } from '../../src/sinks/index.ts';
+import { openSink as open, type BodyWriter, type PageWriter, type Sink } from '../../src/sinks/index.ts';
 import { temporaryFolder } from '../helpers/folders.ts';
 import { isSealed, sealedBody } from './sealed-body.ts';
 
@@ -57,8 +57,8 @@ export async function openSink(
   dataDir: string,
   { jobId = 'job-1', workerId = 'worker-1' } = {},
 ): Promise<{ sink: Sink; writer: PageWriter }> {
-  const sink = await sinks[spec.type].open(spec, { dataDir, jobId, workerId });
-  return { sink, writer: sink.page(0, 'nonce') };
+  const sink = await open(spec, { dataDir, jobId, workerId });
+  return { sink, writer: sink.page(0, 'nonce', []) };
 }
 
 /** What collects garbage now: only then does `memoryInUse` tell what is held. */

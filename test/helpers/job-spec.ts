@@ -15,7 +15,7 @@ export function jobSpec(
       next: { in: 'body' },
       markerParam: 'next-marker',
     },
-    sink: { type: 'directory', path: 'files' },
+    sink: { type: 'directory', path: 'files', durability: 'process' },
     priority: 5,
     existing: 'skip',
     headers: {},

@@ -87,6 +87,12 @@ export class TestService {
     this.kill('supervisor', 'worker', 'api', 'redis');
   }
 
+  /** For `after`, whatever became of the test: ends all processes at once, and whoever still waits for a job. */
+  dispose(): void {
+    this.#stopped = true;
+    this.killAll();
+  }
+
   /** SIGTERM; resolves with the exit code when the supervisor is gone. */
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {
     this.#stopped = true;

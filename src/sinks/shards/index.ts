@@ -2,36 +2,18 @@
 import { existsSync, readdirSync, renameSync } from 'node:fs';
 import { systemCode } from '../../errors.ts';
 import { privateFolder } from '../../names.ts';
-import type { Sink, SinkContext } from '../index.ts';
+import type { ShardSinkSpec } from '../../schemas.ts';
+import type { Shards, Sink, SinkContext } from '../index.ts';
 import { openError, removeQuietly, storeError, syncFolder, Temporary } from '../temporary.ts';
-import type { Compression } from './block-file.ts';
 import { lineBytes, NdjsonLayout } from './ndjson.ts';
 import { indexOf, shardExtension } from './read-shard.ts';
 import { ShardWriter, type MadePaths, type ShardFormat } from './shard-writer.ts';
 import { tarBytes, tarEnd, TarLayout } from './tar.ts';
 
-export interface ShardSinkSpec {
-  readonly type: 'tar' | 'ndjson';
-  /** Below DATA_DIR. */
-  readonly path: string;
-  /** About the size of a shard before it is compressed. */
-  readonly shardBytes: number;
-  readonly compression: Compression;
-  readonly durability: 'process' | 'power';
-}
-
 /** One job's sink of shards, opened by one worker process. */
-export interface ShardSink extends Omit<Sink, 'page'> {
-  /** A writer for one attempt (`nonce`) at the page `seq`, which lists `names`; to be finished. */
+export interface ShardSink extends Sink {
   page(seq: number, nonce: string, names: readonly string[]): ShardWriter;
-  /**
-   * Gives the shard that an attempt finished its final name, in place of what an attempt before the last has there, and
-   * removes what other attempts at the page finished. Any worker may do so, at any time, again and again. Returns false
-   * where there is nothing by that name nor any to be given one. Throws FetchError (`sink`).
-   */
-  publish(seq: number, nonce: string): Promise<boolean>;
-  /** The bytes of a shard that a file of this size takes, about. */
-  bytesOf(sizeBytes: number): number;
+  readonly shards: Shards;
 }
 
 const madeFolder = `${privateFolder}/shards`;
@@ -47,17 +29,19 @@ const formats = {
  * `{path}/{job}-{seq}.tar` and the like, each with `….index` (read-shard.ts reads both). The job is part of the name, so
  * that jobs may write to one folder one after the other and none replaces what another stored.
  */
-export async function openShards(spec: ShardSinkSpec, context: SinkContext): Promise<ShardSink> {
-  try {
-    const temporary = new Temporary(spec.path, context);
-    temporary.folders.enter(madeFolder, true);
-    return new DiskShards(temporary, spec, context.jobId);
-  } catch (error) {
-    throw openError(spec.path, error);
-  }
-}
+export const shards = {
+  async open(spec: ShardSinkSpec, context: SinkContext): Promise<ShardSink> {
+    try {
+      const temporary = new Temporary(spec.path, context);
+      temporary.folders.enter(madeFolder, true);
+      return new DiskShards(temporary, spec, context.jobId);
+    } catch (error) {
+      throw openError(spec.path, error);
+    }
+  },
+};
 
-class DiskShards implements ShardSink {
+class DiskShards implements ShardSink, Shards {
   readonly #temporary: Temporary;
   readonly #spec: ShardSinkSpec;
   readonly #jobId: string;
@@ -71,6 +55,14 @@ class DiskShards implements ShardSink {
     const { bytesOf, ...format } = formats[spec.type];
     this.#format = { ...format, compression: spec.compression, sync: spec.durability === 'power' };
     this.bytesOf = bytesOf;
+  }
+
+  get shards(): Shards {
+    return this;
+  }
+
+  get shardBytes(): number {
+    return this.#spec.shardBytes;
   }
 
   page(seq: number, nonce: string, names: readonly string[]): ShardWriter {
@@ -95,6 +87,14 @@ class DiskShards implements ShardSink {
     }
   }
 
+  forget(): void {
+    try {
+      this.#removeMade();
+    } catch {
+      // Nothing of it is in the way of anything.
+    }
+  }
+
   sweep(alive: ReadonlySet<string>): void {
     this.#temporary.sweep(alive);
   }
@@ -109,11 +109,11 @@ class DiskShards implements ShardSink {
     return { folder: madeFolder, shard: `${path}.tmp`, index: `${path}.index.tmp` };
   }
 
-  #removeMade(seq: number): void {
+  /** Of one page, or of all. */
+  #removeMade(seq?: number): void {
     const folder = `${this.#temporary.folders.root}${madeFolder}`;
-    for (const name of readdirSync(folder)) {
-      if (name.startsWith(`${this.#stem(seq)}.`)) removeQuietly(`${folder}/${name}`);
-    }
+    const begin = seq === undefined ? `${this.#jobId}-` : `${this.#stem(seq)}.`;
+    for (const name of readdirSync(folder)) if (name.startsWith(begin)) removeQuietly(`${folder}/${name}`);
   }
 
   #stem(seq: number): string {
