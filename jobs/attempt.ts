@@ -1,6 +1,8 @@
 import type { FailureReason, FetchError } from '../src/errors.ts';
 import type { Answer } from '../src/fetch-file.ts';
+import type { BodyWriter } from '../src/sinks/index.ts';
 import type { ListingAnswer } from '../src/sources/index.ts';
+import type { SaveTo } from '../src/url-files.ts';
 import type { PageFiles } from './page-files.ts';
 import { ABANDONED } from './requests.ts';
 import { Transfer, type TransferOwner } from './transfer.ts';
@@ -56,16 +58,20 @@ export function news(attempt: Attempt): Record<string, number> | null {
   return attemptCounts(attempt);
 }
 
-/** Gets one page of a listing into memory. */
+/** Gets one page of a listing, into memory unless it is told where else. */
 export class ListingTransfer extends Transfer {
-  readonly maxBytes = LISTING_BYTES_MAX;
-  readonly memoryBytes = LISTING_BYTES_MAX;
+  readonly maxBytes: number;
+  readonly memoryBytes: number;
   readonly #attempt: Attempt;
+  readonly #into: SaveTo | null;
   readonly #answer = Promise.withResolvers<ListingAnswer>();
 
-  constructor(owner: TransferOwner, attempt: Attempt, url: URL) {
+  constructor(owner: TransferOwner, attempt: Attempt, url: URL, into: SaveTo | null) {
     super(owner, url.origin, url.pathname + url.search, null);
     this.#attempt = attempt;
+    this.#into = into;
+    this.maxBytes = into?.maxBytes ?? LISTING_BYTES_MAX;
+    this.memoryBytes = into === null ? LISTING_BYTES_MAX : 0;
   }
 
   get answer(): Promise<ListingAnswer> {
@@ -81,8 +87,8 @@ export class ListingTransfer extends Transfer {
     this.#answer.reject(ABANDONED);
   }
 
-  open(): null {
-    return null;
+  open(): BodyWriter | null {
+    return this.#into?.open() ?? null;
   }
 
   protected succeed({ headers, body }: Answer): void {

@@ -169,6 +169,7 @@ local function handOn(tokens, next)
 end
 
 -- 3 seq   4 nonce   5 cap   6 names listed   7 tokens walked, as JSON   8 [next token], as JSON; [] at the end
+-- 9 how many files all pages name, '' where that is not known now
 function operations.advance()
   local q = ARGV[3]
   local e = entry(q)
@@ -178,6 +179,7 @@ function operations.advance()
     if not isRetry(tokens) and not handOn(tokens, next) then return { 'loop' } end
     e.flag = 'c'
     call('HSET', T, q, ARGV[7])
+    if ARGV[9] ~= '' then call('HSET', J, 'total', ARGV[9]) end
     if next then new(next) end
   end
   e.listed = ARGV[6]

@@ -2,7 +2,8 @@ import type { Redis } from 'ioredis';
 import type { Fetcher } from '../src/fetch-file.ts';
 import type { JobSpec, JobState } from '../src/schemas.ts';
 import type { Sink } from '../src/sinks/index.ts';
-import type { ListingAnswer } from '../src/sources/index.ts';
+import { sourceOf, type ListingAnswer } from '../src/sources/index.ts';
+import type { JobList, SaveTo } from '../src/url-files.ts';
 import { ListingTransfer, news, type Attempt, type StopReason } from './attempt.ts';
 import { isActive } from './model.ts';
 import type { PageFiles } from './page-files.ts';
@@ -29,6 +30,8 @@ export interface JobParts {
   readonly id: string;
   readonly order: Order;
   readonly sink: Sink;
+  /** Where its URLs are listed, if its source is such a list. */
+  readonly urlList: JobList;
   readonly redis: Redis;
   readonly fetcher: Fetcher;
   readonly worker: string;
@@ -47,6 +50,8 @@ export interface JobParts {
 export class JobInWork {
   readonly id: string;
   readonly sink: Sink;
+  readonly urlList: JobList;
+  readonly source: ReturnType<typeof sourceOf>;
   readonly requests: Requests;
   readonly #parts: JobParts;
   readonly #attempts = new Set<Attempt>();
@@ -72,6 +77,8 @@ export class JobInWork {
     this.id = parts.id;
     this.#version = parts.order.version;
     this.sink = parts.sink;
+    this.urlList = parts.urlList;
+    this.source = sourceOf(parts.order.spec);
     this.requests = new Requests(parts.order.spec, parts.fetcher, {
       nextFile: () => this.#nextFile(),
       outOfStarts: () => this.#outOfStarts(),
@@ -149,9 +156,9 @@ export class JobInWork {
     this.requests.dropAbandoned();
   }
 
-  /** Gets one URL of the listing. Throws FetchError; also when the attempt is stopped. */
-  async list(attempt: Attempt, url: string): Promise<ListingAnswer> {
-    const transfer = new ListingTransfer(this.requests, attempt, new URL(url));
+  /** Gets one URL of the listing, as GetListing says. Throws FetchError; also when the attempt is stopped. */
+  async list(attempt: Attempt, url: string, into?: SaveTo): Promise<ListingAnswer> {
+    const transfer = new ListingTransfer(this.requests, attempt, new URL(url), into ?? null);
     attempt.listing = transfer;
     if (transfer.abandoned) transfer.cancel();
     this.requests.add(transfer);

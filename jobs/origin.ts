@@ -87,6 +87,11 @@ export class Origin {
     return this.waiting.length + this.#unanswered.length;
   }
 
+  /** Whether nothing is known of it that a new one would not assume, but for its pace. */
+  isForgettable(nowMs: number): boolean {
+    return this.inFlight === 0 && this.pending === 0 && this.#inARow === 0 && this.waitMs(nowMs) === 0 && !this.isDown;
+  }
+
   /** For how long it has been in trouble without a break; 0 if it is not. */
   troubleMs(nowMs: number): number {
     if (this.#isForgotten(nowMs)) return 0;

@@ -130,6 +130,10 @@ export class PageFiles {
 
   /** Whether the file need not be fetched; it is counted then. A file that this job stored counts as downloaded. */
   #isThere(item: SourceFile, weight: number): boolean {
+    if (this.#owner.spec.dryRun) {
+      this.#skip(weight);
+      return true;
+    }
     try {
       const found = this.#writer.find(item.name);
       if (found === null) return false;
@@ -139,14 +143,18 @@ export class PageFiles {
         return true;
       }
       if (this.#owner.spec.existing !== 'skip') return false;
-      this.#counts.filesSkipped += weight;
-      this.#owner.tally.skipped += weight;
-      this.#settle(weight);
+      this.#skip(weight);
     } catch (error) {
       if (!(error instanceof FetchError)) throw error;
       this.fail(item, error, 0, { weight, refetch: item.sizeBytes });
     }
     return true;
+  }
+
+  #skip(weight: number): void {
+    this.#counts.filesSkipped += weight;
+    this.#owner.tally.skipped += weight;
+    this.#settle(weight);
   }
 
   #settle(weight: number): void {

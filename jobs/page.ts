@@ -3,7 +3,7 @@ import type { Logger } from 'pino';
 import { FetchError } from '../src/errors.ts';
 import { giveMemoryBackSoon, HUGE_PAGE_NAMES } from '../src/memory.ts';
 import { brokenSink } from '../src/sinks/index.ts';
-import type { SourcePage } from '../src/sources/index.ts';
+import type { GetListing, SourcePage } from '../src/sources/index.ts';
 import { attemptCounts, newAttempt, type Attempt, type StopReason } from './attempt.ts';
 import type { Company, Member } from './company.ts';
 import type { DataFolder } from './data-folder.ts';
@@ -228,7 +228,8 @@ async function list(
     const { own, rest, items, failed } = await readFailed(store.redis, job.id, first);
     return { tokens: [own], items, next: rest, listed: 0, failedBefore: failed };
   }
-  const run = await walk(job.spec, tokens as readonly string[], open, (url) => job.list(attempt, url), {
+  const get: GetListing = (url, into) => job.list(attempt, url, into);
+  const run = await walk(job.source, tokens as readonly string[], open, get, job.urlList, {
     size: job.runSize,
     ...(pagesMax === undefined ? {} : { pagesMax }),
   });
@@ -236,9 +237,8 @@ async function list(
 }
 
 function advance({ store, alive }: PageContext, job: JobInWork, { seq, nonce }: Attempt, run: Run) {
-  const { tokens, next, listed } = run;
   const cap = pagesInFlightMax(alive.size, job.spec.limits.concurrency, run.items.length);
-  return store.advance(job.id, seq, nonce, { tokens, next, cap, listed });
+  return store.advance(job.id, seq, nonce, { ...run, cap });
 }
 
 async function listingFailed(

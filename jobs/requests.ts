@@ -2,6 +2,7 @@ import { FetchError } from '../src/errors.ts';
 import type { Fetcher } from '../src/fetch-file.ts';
 import type { JobSpec } from '../src/schemas.ts';
 import type { Tally } from '../src/tally.ts';
+import { kindOf } from '../src/sources/index.ts';
 import { Origin } from './origin.ts';
 import { StartTimes } from './start-times.ts';
 import { Probe, type Transfer, type TransferOwner } from './transfer.ts';
@@ -11,6 +12,8 @@ export const ABANDONED = new FetchError('connection', 'the page was given up');
 
 /** Requests that wait for one origin while the pages still give others; more would only take memory. */
 const WAITING_MAX = 1000;
+/** More than so many origins are remembered only while there is something to remember. */
+const ORIGINS_KEPT_MAX = 64;
 
 /** What requests need of the pages they are made for. */
 export interface Demand {
@@ -24,7 +27,7 @@ export interface Demand {
 export class Requests implements TransferOwner {
   spec: JobSpec;
   headers: readonly string[];
-  readonly headersOrigin: string;
+  readonly headersOrigin: string | null;
   /** Which part of what was granted may be used, as jobs of higher priority make progress beside it: 1, all of it. */
   share = 1;
   readonly starts = new StartTimes();
@@ -45,7 +48,7 @@ export class Requests implements TransferOwner {
   constructor(spec: JobSpec, fetcher: Fetcher, demand: Demand) {
     this.spec = spec;
     this.headers = Object.entries(spec.headers).flat();
-    this.headersOrigin = new URL(spec.source.url).origin;
+    this.headersOrigin = kindOf(spec.source).headersOrigin(spec.source);
     this.#fetcher = fetcher;
     this.#demand = demand;
   }
@@ -144,6 +147,9 @@ export class Requests implements TransferOwner {
     if (origin !== undefined) {
       origin.inFlight -= 1;
       origin.forget(transfer);
+      // A list of URLs may lead to a million of them.
+      if (this.#origins.size > ORIGINS_KEPT_MAX && origin.isForgettable(performance.now()))
+        this.#origins.delete(origin.name);
     }
     this.pump();
   }

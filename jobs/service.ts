@@ -1,12 +1,15 @@
 import { createHash } from 'node:crypto';
+import type { Readable } from 'node:stream';
 import type { Redis } from 'ioredis';
 import type { Logger } from 'pino';
 import { uuidv7 } from 'uuidv7';
 import { checkPatched, fillDefaults, patchJob } from '../src/check-job.ts';
-import { badRequest, Problem } from '../src/errors.ts';
+import { badRequest, FetchError, Problem } from '../src/errors.ts';
+import type { ListFormat } from '../src/records.ts';
 import { connectRedis, isRedisAway } from '../src/redis.ts';
-import type { Failure, Job, JobPatch, JobRequest, JobState, WorkerInfo } from '../src/schemas.ts';
-import { sources } from '../src/sources/index.ts';
+import type { Failure, Job, JobPatch, JobRequest, JobSpec, JobState, WorkerInfo } from '../src/schemas.ts';
+import { kindOf, sourceOf } from '../src/sources/index.ts';
+import type { Upload, UrlFiles } from '../src/url-files.ts';
 import { JobEvents, type EventStream } from './events.ts';
 import { failuresAfter, failuresPage } from './failures.ts';
 import { readFigures, type Figures } from './figures.ts';
@@ -31,6 +34,7 @@ interface ServiceParts {
   readonly redisUrl: string;
   /** How many jobs may be not at their end. */
   readonly activeJobsMax: number;
+  readonly urlFiles: UrlFiles;
   readonly logger: Logger;
   /** How often a stream of events says that it is there; default: 15 s. */
   readonly heartbeatMs?: number;
@@ -49,15 +53,17 @@ class RedisJobService {
   readonly #wakeUps: WakeUpSender;
   readonly #events: JobEvents;
   readonly #activeJobsMax: number;
+  readonly #urlFiles: UrlFiles;
   readonly #logger: Logger;
 
-  constructor({ redisUrl, activeJobsMax, logger, heartbeatMs, streamsMax }: ServiceParts) {
+  constructor({ redisUrl, activeJobsMax, urlFiles, logger, heartbeatMs, streamsMax }: ServiceParts) {
     this.#redis = connectRedis(redisUrl, { patient: false });
     this.#store = new ChainStore(this.#redis);
     this.#queue = new PageQueue(this.#redis);
     this.#wakeUps = new WakeUpSender(this.#redis);
     this.#events = new JobEvents({ redis: this.#redis, redisUrl, logger, heartbeatMs, streamsMax });
     this.#activeJobsMax = activeJobsMax;
+    this.#urlFiles = urlFiles;
     this.#logger = logger;
   }
 
@@ -68,16 +74,19 @@ class RedisJobService {
   create(request: JobRequest, idempotencyKey: string | null): Promise<{ job: Job; replayed: boolean }> {
     return this.#reach(async () => {
       const id = uuidv7();
-      const spec = fillDefaults(request, id);
+      const spec = await this.#prepare(request, id);
+      const source = sourceOf(spec);
       const created = await this.#store.create({
         id,
         spec,
-        firstToken: sources[spec.source.type].first(spec.source),
+        firstToken: source.first(),
+        filesTotal: source.filesTotal,
         cap: pagesInFlightMax(1, spec.limits.concurrency, Infinity),
         activeJobsMax: this.#activeJobsMax,
         idempotency:
           idempotencyKey === null ? null : { key: digest(idempotencyKey), digest: digest(canonical(request)) },
       });
+      if (created.kind !== 'ok') await this.#urlFiles.of(id).remove();
       if (created.kind === 'full' || created.kind === 'path_in_use') throw this.#refused(created);
       if (created.kind === 'other_request') {
         throw new Problem('idempotency_conflict', 'this Idempotency-Key came with another body before: use a new one');
@@ -87,6 +96,14 @@ class RedisJobService {
       await this.#hint(id, created);
       return { job: await this.#read(id), replayed: false };
     });
+  }
+
+  /**
+   * Stores a list of URLs. Throws Problem: `body_too_large`, `bad_request` (damaged, or no URL in it), `unavailable` (it
+   * cannot be stored); and what `body` fails with.
+   */
+  async upload(body: Readable, format: ListFormat): Promise<Upload> {
+    return orProblem(() => this.#urlFiles.receive(body, format));
   }
 
   /** Throws Problem `not_found`. */
@@ -165,6 +182,7 @@ class RedisJobService {
       if (outcome === 'conflict')
         throw new Problem('conflict', 'the job is not at its end yet: only a finished job can go');
       this.#told(id, 'state');
+      await this.#urlFiles.of(id).remove();
     });
   }
 
@@ -276,6 +294,13 @@ class RedisJobService {
     return new Problem('too_many_requests', detail, { retryAfterSeconds: FULL_RETRY_SECONDS });
   }
 
+  /** The job as it is to be stored. */
+  async #prepare(request: JobRequest, id: string): Promise<JobSpec> {
+    const spec = fillDefaults(request, id);
+    const source = await orProblem(async () => kindOf(request.source).prepare?.(request.source, id, this.#urlFiles));
+    return source === undefined ? spec : { ...spec, source };
+  }
+
   async #read(id: string): Promise<Job> {
     const [job] = await readJobs(this.#redis, [id]);
     if (job == null) throw unknownJob(id);
@@ -326,6 +351,17 @@ export function createJobService(parts: ServiceParts): JobService {
 
 function unknownJob(id: string): Problem {
   return new Problem('not_found', `there is no job ${id}`);
+}
+
+/** What keeping a list failed with, as a Problem. */
+async function orProblem<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof FetchError)) throw error;
+    const kinds = { too_large: 'body_too_large', decode: 'bad_request' } as const;
+    throw new Problem(kinds[error.reason as keyof typeof kinds] ?? 'unavailable', error.message);
+  }
 }
 
 function digest(text: string): string {

@@ -3,6 +3,7 @@
  * itself whether the caller may still do it; see jobs/README.md for the protocol.
  */
 import type { Redis } from 'ioredis';
+import { privateFolder } from '../src/names.ts';
 import { Script } from '../src/redis.ts';
 import type { JobError, JobSpec, JobState } from '../src/schemas.ts';
 
@@ -80,6 +81,8 @@ export interface NewJob {
   readonly id: string;
   readonly spec: JobSpec;
   readonly firstToken: string;
+  /** How many files there are, where that is known. */
+  readonly filesTotal?: number | null;
   readonly cap: number;
   /** It is not created where so many are active already. */
   readonly activeJobsMax: number;
@@ -114,11 +117,13 @@ export class ChainStore {
       [
         job.idempotency?.digest ?? '',
         IDEMPOTENCY_SECONDS,
-        job.spec.sink.path,
+        // A dry run writes nothing: it takes a path that no sink has.
+        job.spec.dryRun ? `${privateFolder}/${job.id}` : job.spec.sink.path,
         job.cap,
         job.spec.limits.maxFailures,
         job.firstToken,
         job.activeJobsMax,
+        ...(job.filesTotal == null ? [] : ['total', job.filesTotal]),
         ...orderFields(job.spec),
       ],
       job.idempotency?.key,
@@ -146,11 +151,18 @@ export class ChainStore {
     id: string,
     seq: number,
     nonce: string,
-    walked: { cap: number; listed: number; tokens: readonly Token[]; next: Token | null },
+    walked: {
+      cap: number;
+      listed: number;
+      tokens: readonly Token[];
+      next: Token | null;
+      filesTotal?: number | undefined;
+    },
   ): Promise<Step | { kind: 'loop' }> {
-    const { cap, listed, tokens } = walked;
+    const { cap, listed, tokens, filesTotal } = walked;
     const next = JSON.stringify(walked.next === null ? [] : [walked.next]);
-    const answer = await this.#run('advance', id, [seq, nonce, cap, listed, JSON.stringify(tokens), next]);
+    const args = [seq, nonce, cap, listed, JSON.stringify(tokens), next, filesTotal ?? ''];
+    const answer = await this.#run('advance', id, args);
     return answer[0] === 'loop' ? { kind: 'loop' } : step(answer);
   }
 

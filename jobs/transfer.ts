@@ -15,9 +15,9 @@ const PROBE_BYTES_MAX = 65_536;
 /** What a transfer needs of the job it belongs to. */
 export interface TransferOwner {
   readonly spec: JobSpec;
-  /** The job's headers, flat, and the one origin they may be sent to. */
+  /** The job's headers, flat, and the one origin they may be sent to, null for none. */
   readonly headers: readonly string[];
-  readonly headersOrigin: string;
+  readonly headersOrigin: string | null;
   /** What this worker did, over all jobs. */
   readonly tally: Tally;
   /** A request of this transfer ended, whatever its outcome; it no longer counts as in flight. */

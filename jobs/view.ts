@@ -47,6 +47,7 @@ function jobView(
   const settled = count('filesDownloaded') + count('filesSkipped') + count('filesFailed');
   const filesListed = Math.max(count('filesListed'), settled);
   const listingDone = record.listingDone === '1';
+  const filesTotal = listingDone ? filesListed : record.total === undefined ? null : Number(record.total);
   const speed = isActive(state)
     ? speedNow(record, rate, second)
     : speedOverall(record, settled, count('bytesDownloaded'));
@@ -55,7 +56,7 @@ function jobView(
     pagesListed: count('pagesListed'),
     pagesDone: count('pagesDone'),
     listingDone,
-    filesTotal: listingDone ? filesListed : null,
+    filesTotal,
     filesListed,
     filesDownloaded: count('filesDownloaded'),
     filesSkipped: count('filesSkipped'),
@@ -65,8 +66,8 @@ function jobView(
     bytesDownloaded: count('bytesDownloaded'),
     ...speed,
     etaSeconds:
-      isActive(state) && listingDone && filesPending > 0 && speed.filesPerSecond > 0
-        ? round(filesPending / speed.filesPerSecond)
+      isActive(state) && filesTotal !== null && filesTotal > settled && speed.filesPerSecond > 0
+        ? round((filesTotal - settled) / speed.filesPerSecond)
         : null,
   };
   return {
@@ -79,6 +80,8 @@ function jobView(
     sink: spec.sink,
     priority: spec.priority,
     existing: spec.existing,
+    filter: spec.filter,
+    dryRun: spec.dryRun,
     retry: spec.retry,
     limits: spec.limits,
     progress,

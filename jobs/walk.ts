@@ -1,7 +1,7 @@
 import { FetchError } from '../src/errors.ts';
-import type { JobSpec } from '../src/schemas.ts';
 import type { Shards } from '../src/sinks/index.ts';
-import { sources, type GetListing, type SourcePage } from '../src/sources/index.ts';
+import type { GetListing, SourcePage, sourceOf } from '../src/sources/index.ts';
+import type { JobList } from '../src/url-files.ts';
 
 /** Pages with fewer names than this are walked several in one go, so that the chain is not the bottleneck. */
 const TINY_PAGE_NAMES = 64;
@@ -58,6 +58,8 @@ export interface Run {
   readonly tokens: readonly string[];
   readonly items: Items;
   readonly next: string | null;
+  /** How many files all pages name, where that is known only now. */
+  readonly filesTotal?: number | undefined;
 }
 
 /**
@@ -66,13 +68,14 @@ export interface Run {
  * Throws FetchError: the entry cannot be listed. A later page of a first walk that fails just ends the run before it.
  */
 export async function walk(
-  spec: JobSpec,
+  source: ReturnType<typeof sourceOf>,
   tokens: readonly string[],
   open: boolean,
   get: GetListing,
+  list: JobList,
   { size = smallRun, pagesMax = RUN_PAGES_MAX }: { size?: RunSize; pagesMax?: number } = {},
 ): Promise<Run> {
-  const read = (token: string): Promise<SourcePage> => sources[spec.source.type].read(spec.source, token, get);
+  const read = (token: string): Promise<SourcePage> => source.read(token, get, list);
   const first = await read(tokens[0] ?? '');
   let { items } = first;
   if (!open) {
@@ -97,5 +100,5 @@ export async function walk(
     items = items.concat(page.items);
     next = page.next;
   }
-  return { tokens: walked, items, next };
+  return { tokens: walked, items, next, filesTotal: first.filesTotal };
 }

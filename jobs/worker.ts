@@ -12,6 +12,7 @@ import { connectRedis } from '../src/redis.ts';
 import { brokenSink, openSink, type Sink } from '../src/sinks/index.ts';
 import type { JobSpec } from '../src/schemas.ts';
 import { addressPolicy, type AddressPolicy } from '../src/ssrf.ts';
+import { UrlFiles } from '../src/url-files.ts';
 import { Company } from './company.ts';
 import { DataFolder } from './data-folder.ts';
 import { JobInWork } from './job-in-work.ts';
@@ -27,10 +28,12 @@ const PAGES_AT_ONCE = 128;
 const SWEEP_MS = 2000;
 /** A job without pages here is kept open for its next page, but not for long. */
 const JOB_IDLE_MS = 3000;
+const URL_FILES_SWEEP_MS = 600_000;
 
 export interface WorkerOptions {
   readonly redisUrl: string;
   readonly dataDir: string;
+  readonly uploadBytesMax: number;
   readonly logger: Logger;
   /** How long this worker may be silent before its pages go to others. */
   readonly lockMs: number;
@@ -51,6 +54,7 @@ export class DownloadWorker implements ShownWorker {
   readonly #startedAt = new Date().toISOString();
   readonly #place = place();
   readonly #dataDir: string;
+  readonly #urlFiles: UrlFiles;
   readonly #redis: Redis;
   readonly #agent: HttpAgent;
   readonly #fetcher: Fetcher;
@@ -63,8 +67,9 @@ export class DownloadWorker implements ShownWorker {
   #beatBefore = performance.now();
   #toldAtMs = -Infinity;
 
-  constructor({ redisUrl, dataDir, logger, lockMs, mayReach }: WorkerOptions) {
+  constructor({ redisUrl, dataDir, uploadBytesMax, logger, lockMs, mayReach }: WorkerOptions) {
     this.#dataDir = dataDir;
+    this.#urlFiles = new UrlFiles({ dataDir, bytesMax: uploadBytesMax });
     this.logger = logger.child({ worker: this.id });
     const { connections, openFilesLimit } = connectionLimit();
     this.#agent = new HttpAgent({ maxConnections: connections, connector: openGuardedConnector(mayReach) });
@@ -86,6 +91,7 @@ export class DownloadWorker implements ShownWorker {
       setInterval(() => this.#try(this.#beat()), BEAT_MS),
       setInterval(() => this.#try(this.#sweep()), SWEEP_MS),
       setInterval(() => this.#closeIdle(), JOB_IDLE_MS),
+      setInterval(() => this.#try(this.#sweepUrlFiles()), URL_FILES_SWEEP_MS),
     ];
     this.#try(this.#beat());
   }
@@ -151,6 +157,7 @@ export class DownloadWorker implements ShownWorker {
       id,
       order,
       sink: await this.#openSink(id, spec),
+      urlList: this.#urlFiles.of(id),
       redis: this.#redis,
       fetcher: this.#fetcher,
       worker: this.id,
@@ -172,6 +179,7 @@ export class DownloadWorker implements ShownWorker {
 
   /** A sink that cannot be opened makes each file fail with its reason: the job tells, and never hangs. */
   async #openSink(jobId: string, spec: JobSpec): Promise<Sink> {
+    if (spec.dryRun) return brokenSink(new FetchError('sink', 'a dry run writes nothing'));
     try {
       return await openSink(spec.sink, { dataDir: this.#dataDir, jobId, workerId: this.id });
     } catch (error) {
@@ -232,6 +240,10 @@ export class DownloadWorker implements ShownWorker {
     for (const id of await this.store.active()) await this.queue.add(id, await this.store.todo(id));
   }
 
+  async #sweepUrlFiles(): Promise<void> {
+    await this.#urlFiles.sweep(Date.now(), async (id) => (await this.store.order(id)) !== null);
+  }
+
   #closeIdle(): void {
     for (const [id, job] of this.#opened) {
       if (job.pagesInWork > 0 || job.inTrouble || performance.now() - job.idleSince < JOB_IDLE_MS) continue;
@@ -258,7 +270,8 @@ export class DownloadWorker implements ShownWorker {
 /** Starts a worker with the settings of this process. */
 export function startWorker(config: Config, redisUrl: string, logger: Logger): DownloadWorker {
   const mayReach = addressPolicy(config.allowedNetworks);
-  return new DownloadWorker({ redisUrl, dataDir: config.dataDir, lockMs: config.pageLockMs, mayReach, logger });
+  const { dataDir, uploadBytesMax, pageLockMs: lockMs } = config;
+  return new DownloadWorker({ redisUrl, dataDir, uploadBytesMax, lockMs, mayReach, logger });
 }
 
 function sum<T>(of: Iterable<T>, number: (one: T) => number): number {

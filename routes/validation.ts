@@ -25,6 +25,9 @@ const types: Record<string, string> = {
   string: 'must be a string',
   integer: 'must be a whole number',
   'string,null': 'must be a string or null',
+  array: 'must be a list',
+  boolean: 'must be true or false',
+  'string,object': 'must be a string or a JSON object',
 };
 
 /**
@@ -32,7 +35,14 @@ const types: Record<string, string> = {
  * JSON is coerced: in a query and in headers everything is text.
  */
 export function requestValidators(shared: readonly object[]): FastifySchemaCompiler<FastifySchema> {
-  const common = { allErrors: true, verbose: true, discriminator: true, formats, schemas: [...shared] };
+  const common = {
+    allErrors: true,
+    verbose: true,
+    discriminator: true,
+    allowUnionTypes: true,
+    formats,
+    schemas: [...shared],
+  };
   const json = new Ajv({ ...common });
   const text = new Ajv({ ...common, coerceTypes: true, useDefaults: true });
   return ({ schema, httpPart }) => (httpPart === 'body' ? json : text).compile(schema);

@@ -7,6 +7,7 @@ import { readConfig, type Config } from './config.ts';
 import { StartError } from './errors.ts';
 import { listenError } from './listen.ts';
 import { createLogger } from './log.ts';
+import { UrlFiles } from './url-files.ts';
 import { announceReady, requireRedisUrl, runRole } from './process.ts';
 
 const loopback = new BlockList();
@@ -22,7 +23,8 @@ async function startApi(): Promise<{ close(): Promise<void> }> {
   refuseOpenDoor(config);
   const logger = createLogger(config, 'api');
   const redisUrl = requireRedisUrl(config);
-  const service = createJobService({ redisUrl, activeJobsMax: config.activeJobsMax, logger });
+  const urlFiles = new UrlFiles({ dataDir: config.dataDir, bytesMax: config.uploadBytesMax });
+  const service = createJobService({ redisUrl, activeJobsMax: config.activeJobsMax, urlFiles, logger });
   const limiter = createCallLimiter({ redisUrl, rateLimit: config.rateLimit });
   const app = buildApp({ config, service, limiter, logger });
   const close = async (): Promise<void> => {

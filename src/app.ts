@@ -18,7 +18,9 @@ import { answerBrokenRequest, answerError, answerNotFound } from '../routes/prob
 import { queuesUi } from '../routes/queues.ts';
 import { limitCalls, type CallLimiter } from '../routes/rate-limit.ts';
 import { requestId, traceCalls } from '../routes/request-id.ts';
+import { hurryBodies } from '../routes/slow-bodies.ts';
 import { steeringRoutes } from '../routes/steering.ts';
+import { uploadRoutes } from '../routes/uploads.ts';
 import { requestValidators } from '../routes/validation.ts';
 import { workerRoutes } from '../routes/workers.ts';
 import type { Config } from './config.ts';
@@ -29,15 +31,25 @@ import {
   JobRequestSchema,
   JobSchema,
   ProblemSchema,
+  UploadSchema,
   WorkerInfoSchema,
 } from './schemas.ts';
 import { addressPolicy } from './ssrf.ts';
 
 const headersMsMax = 10_000;
-const requestMsMax = 60_000;
+const bodyMsMax = 60_000;
+const uploadMsMax = 3_600_000;
 const silenceMsMax = 60_000;
 const connectionsMax = 10_000;
-const shared = [JobRequestSchema, JobPatchSchema, JobSchema, FailureSchema, WorkerInfoSchema, ProblemSchema];
+const shared = [
+  JobRequestSchema,
+  JobPatchSchema,
+  JobSchema,
+  FailureSchema,
+  UploadSchema,
+  WorkerInfoSchema,
+  ProblemSchema,
+];
 
 export interface AppOptions extends RouteOptions {
   readonly config: Pick<Config, 'apiTokens' | 'allowedHosts' | 'allowedNetworks' | 'queuesUi'>;
@@ -61,7 +73,7 @@ export function buildApp({ config, service, limiter, logger }: AppOptions): Fast
     // Fastify's own answer while it closes is no application/problem+json: see below.
     return503OnClosing: false,
     // Slow callers hold a connection for so long at most.
-    requestTimeout: requestMsMax,
+    requestTimeout: uploadMsMax,
     connectionTimeout: silenceMsMax,
     // Here, and not by Node, a request without Host gets its answer.
     http: { headersTimeout: headersMsMax, connectionsCheckingInterval: 1000, requireHostHeader: false },
@@ -72,6 +84,7 @@ export function buildApp({ config, service, limiter, logger }: AppOptions): Fast
   const tokens = new BearerTokens(config.apiTokens);
   traceCalls(app);
   const calls = countCalls(app);
+  hurryBodies(app, bodyMsMax);
   checkCallers(app, config.allowedHosts);
   refuseWhileClosing(app);
   app.addHook('onRequest', limitCalls(limiter, tokens.digestOf));
@@ -87,6 +100,7 @@ export function buildApp({ config, service, limiter, logger }: AppOptions): Fast
   void app.register(steeringRoutes, { service });
   void app.register(failureRoutes, { service });
   void app.register(eventRoutes, { service });
+  void app.register(uploadRoutes, { service });
   void app.register(workerRoutes, { service });
   void app.register(metricsRoutes, { service, calls });
   void app.register(healthRoutes, { service });

@@ -1,65 +1,70 @@
 /** What the schema of a job cannot say: rules between fields, URLs, paths and header names; and its defaults. */
 import { Value } from 'typebox/value';
 import type { FieldError } from './errors.ts';
-import { literalAddress, whyBlocked, type AddressPolicy } from './ssrf.ts';
 import { checkName, privateFolder } from './names.ts';
+import { filled } from './schema-parts.ts';
 import {
   DEFAULT_PRIORITY,
   DirectorySinkSchema,
   LimitsSchema,
-  ListingSourceSchema,
   NdjsonSinkSchema,
-  nextSchemaOf,
   RetrySchema,
   TarSinkSchema,
   type JobPatch,
   type JobRequest,
   type JobSpec,
-  type Limits,
-  type ListingSourceSpec,
-  type Next,
   type Retry,
   type SinkSpec,
 } from './schemas.ts';
+import { checkFilter, FilterSchema } from './sources/filter.ts';
+import { kindOf } from './sources/index.ts';
+import type { AddressPolicy } from './ssrf.ts';
 
 const pathBytesMax = 1024;
 const headerNameLengthMax = 256;
+const errorsMax = 100;
 
 /**
- * Everything that is wrong in a request that the schema let pass: a detail and a JSON Pointer for each, none where it
+ * What is wrong in a request that the schema let pass: a detail and a JSON Pointer for each, at most 100, none where it
  * can be run. Names are not looked up here: what `mayReach` refuses is an address that stands in a URL.
  */
 export function checkJob(request: JobRequest, mayReach: AddressPolicy): FieldError[] {
   const spec = fillDefaults(request, 'id');
+  const inSource = [...below('/source', kindOf(request.source).check(request.source, mayReach))];
   return [
-    ...checkListing(spec.source, mayReach),
+    ...inSource,
     ...checkPath(spec.sink.path),
     ...checkHeaders(spec.headers),
+    ...(inSource.length > 0 ? [] : checkHeadersOrigin(spec)),
+    ...below('/filter', checkFilter(spec.filter)),
     ...checkRetry(spec.retry),
-  ];
+  ].slice(0, errorsMax);
+}
+
+function* below(parent: string, errors: Iterable<FieldError>): Generator<FieldError> {
+  for (const { detail, pointer } of errors) yield { detail, pointer: parent + pointer };
 }
 
 /** The job as it is stored: a request that `checkJob` found nothing in, with every default of the schemas filled in. */
 export function fillDefaults(request: JobRequest, jobId: string): JobSpec {
-  const { source, sink, retry, limits } = structuredClone(request);
+  const { source, sink, filter, retry, limits } = structuredClone(request);
   return {
     name: request.name ?? null,
-    source: {
-      ...(Value.Default(ListingSourceSchema, source) as ListingSourceSpec),
-      next: fillNext(source.next ?? { in: 'body' }),
-    },
+    source: kindOf(source).withDefaults(source),
     sink: fillSink(sink ?? { type: 'directory' }, jobId),
     priority: request.priority ?? DEFAULT_PRIORITY,
     existing: request.existing ?? 'skip',
     headers: { ...request.headers },
-    retry: Value.Default(RetrySchema, retry ?? {}) as Retry,
-    limits: Value.Default(LimitsSchema, limits ?? {}) as Limits,
+    filter: filled(FilterSchema, filter ?? {}),
+    dryRun: request.dryRun ?? false,
+    retry: filled(RetrySchema, retry ?? {}),
+    limits: filled(LimitsSchema, limits ?? {}),
   };
 }
 
 /** Whether a job that was changed by `patchJob` can be run: as `checkJob`. */
-export function checkPatched({ headers, retry }: JobSpec): FieldError[] {
-  return [...checkHeaders(headers), ...checkRetry(retry)];
+export function checkPatched(spec: JobSpec): FieldError[] {
+  return [...checkHeaders(spec.headers), ...checkHeadersOrigin(spec), ...checkRetry(spec.retry)];
 }
 
 /** The job as it is after a change. Header names are the same in upper and lower case. */
@@ -83,45 +88,6 @@ const sinkSchemas = { directory: DirectorySinkSchema, tar: TarSinkSchema, ndjson
 
 function fillSink(sink: NonNullable<JobRequest['sink']>, jobId: string): SinkSpec {
   return { path: jobId, ...(Value.Default(sinkSchemas[sink.type], sink) as Omit<SinkSpec, 'path'>) } as SinkSpec;
-}
-
-function fillNext(next: Next): Next {
-  return Value.Default(nextSchemaOf(next), next) as Next;
-}
-
-function* checkListing(source: ListingSourceSpec, mayReach: AddressPolicy): Generator<FieldError> {
-  const base = URL.parse(source.url);
-  const problem = urlProblem(base, mayReach);
-  if (base === null || problem !== null) yield { detail: problem ?? '', pointer: '/source/url' };
-  else yield* checkFileUrl(source.fileUrl, base, mayReach);
-  if (source.nameField !== undefined) return;
-  for (const field of ['sizeField', 'urlField'] as const) {
-    if (source[field] === undefined) continue;
-    yield { detail: 'needs nameField too: without it the items are plain names', pointer: `/source/${field}` };
-  }
-}
-
-function* checkFileUrl(template: string, base: URL, mayReach: AddressPolicy): Generator<FieldError> {
-  const pointer = '/source/fileUrl';
-  if (!template.includes('{name}')) {
-    yield { detail: 'must hold {name}, the place of the file name', pointer };
-    return;
-  }
-  const [one, other] = ['a', 'b'].map((name) => URL.parse(template.replaceAll('{name}', name), base.href));
-  const problem = urlProblem(one ?? null, mayReach);
-  if (problem !== null) yield { detail: `resolved against url it ${problem}`, pointer };
-  // A listing decides what the files are called, not whom they are asked of.
-  else if (one?.origin !== other?.origin) yield { detail: 'must not have {name} in the host', pointer };
-  else if (one?.pathname === other?.pathname && one?.search === other?.search) {
-    yield { detail: 'must have {name} in the path or the query', pointer };
-  }
-}
-
-function urlProblem(url: URL | null, mayReach: AddressPolicy): string | null {
-  if (url === null || !/^https?:$/.test(url.protocol)) return 'must be an http or https URL, such as http://host/list';
-  if (url.username !== '' || url.password !== '') return 'must not hold credentials; send them by "headers"';
-  const address = literalAddress(url);
-  return address === null || mayReach(address) ? null : `must not lead there: ${whyBlocked(address)}`;
 }
 
 function* checkPath(path: string): Generator<FieldError> {
@@ -161,6 +127,11 @@ function* checkHeaders(headers: Record<string, string>): Generator<FieldError> {
     }
     seen.add(lower);
   }
+}
+
+function* checkHeadersOrigin({ headers, source }: JobSpec): Generator<FieldError> {
+  if (Object.keys(headers).length === 0 || kindOf(source).headersOrigin(source) !== null) return;
+  yield { detail: 'go to one origin alone: say which by headersOrigin in source', pointer: '/headers' };
 }
 
 function* checkRetry({ baseDelayMs, maxDelayMs }: Retry): Generator<FieldError> {

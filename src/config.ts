@@ -29,6 +29,7 @@ const EnvironmentSchema = Type.Object({
   MAX_ACTIVE_JOBS: Type.Integer({ default: 10_000, minimum: 1, maximum: 1_000_000 }),
   WORKER_METRICS_PORT: Type.Optional(Type.Integer({ minimum: 0, maximum: 65_535 })),
   QUEUES_UI: Type.Unsafe<'true' | 'false'>(Type.String({ default: 'false', enum: ['true', 'false'] })),
+  MAX_UPLOAD_BYTES: Type.Integer({ default: 8_589_934_592, minimum: 1024, maximum: 1_099_511_627_776 }),
   LOG_LEVEL: Type.Unsafe<(typeof levels)[number]>(Type.String({ default: 'info', enum: [...levels] })),
 });
 
@@ -48,6 +49,7 @@ const remedies: Record<keyof Static<typeof EnvironmentSchema>, string> = {
   MAX_ACTIVE_JOBS: 'a whole number from 1 to 1000000',
   WORKER_METRICS_PORT: 'a whole number from 0 to 65535',
   QUEUES_UI: 'true or false',
+  MAX_UPLOAD_BYTES: 'a whole number of bytes from 1024 to 1099511627776',
   LOG_LEVEL: `one of ${levels.join(', ')}`,
 };
 
@@ -78,6 +80,8 @@ export interface Config {
   readonly workerMetricsPort: number | null;
   /** Whether the API shows its queue at /queues. */
   readonly queuesUi: boolean;
+  /** The size of a list of URLs, packed or not, in bytes. */
+  readonly uploadBytesMax: number;
   readonly logLevel: (typeof levels)[number];
 }
 
@@ -91,7 +95,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     const text = environment[name];
     if (text === undefined || text === '') continue;
     const numeric = 'minimum' in EnvironmentSchema.properties[name];
-    given[name] = numeric && /^\d{1,9}$/.test(text) ? Number(text) : text;
+    given[name] = numeric && /^\d{1,15}$/.test(text) ? Number(text) : text;
   }
   const values = Value.Default(EnvironmentSchema, given);
   for (const name of Object.keys(remedies) as (keyof typeof remedies)[]) {
@@ -127,6 +131,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     activeJobsMax: env.MAX_ACTIVE_JOBS,
     workerMetricsPort: env.WORKER_METRICS_PORT ?? null,
     queuesUi: env.QUEUES_UI === 'true',
+    uploadBytesMax: env.MAX_UPLOAD_BYTES,
     logLevel: env.LOG_LEVEL,
   };
 }

@@ -43,6 +43,11 @@ export function contentCodings(header: string | string[] | undefined): readonly 
   return codings;
 }
 
+/** Takes off one coding of those that `contentCodings` knows, as a stream. */
+export function decoderFor(coding: 'gzip' | 'zstd'): Duplex {
+  return decoders[coding]!();
+}
+
 /** Where a Decoder brings its bytes. After `decoded` or `undecodable` nothing more is called. */
 export interface DecoderOutput {
   data(chunk: Uint8Array): void;

@@ -1,132 +1,28 @@
 /** What can be ordered: the body of POST /jobs. What a schema cannot say about it is in check-job.ts. */
-import { Type, type Static, type TSchema } from 'typebox';
+import { Type, type Static } from 'typebox';
 import { closed, literals, whole, type Filled } from './schema-parts.ts';
 import { SinkSchema, type SinkSpec } from './sinks/sink-specs.ts';
+import { FilterSchema, type Filter } from './sources/filter.ts';
+import { sources, type Source, type SourceRequest, type SourceSpec } from './sources/index.ts';
 
 export * from './sinks/sink-specs.ts';
 
-/** `json-pointer` is checked where requests are (routes/validation.ts). */
-function pointer(description: string, options: object = {}) {
-  return Type.String({ format: 'json-pointer', maxLength: 256, description, ...options });
-}
+type Kind = Source<SourceRequest, SourceSpec>;
 
-function param(name: string) {
-  return Type.Optional(
-    Type.String({ default: name, minLength: 1, maxLength: 128, description: 'The name of the query parameter.' }),
-  );
-}
-
-function first(number: number) {
-  return Type.Optional(
-    Type.Integer({ default: number, minimum: 0, maximum: 1_000_000_000, description: 'Its value on the first page.' }),
-  );
-}
-
-const nextForms = {
-  body: Type.Object(
-    {
-      in: Type.Literal('body'),
-      field: Type.Optional(
-        pointer(
-          'Where the page holds the next marker; default: `/NextMarker`, and `/NextFile` where that is not there.',
-        ),
-      ),
-    },
-    {
-      ...closed,
-      title: 'In the body',
-      description:
-        'The page holds the marker of the next one; absent, null or `""` is the end. A marker that is an absolute URL ' +
-        "of the listing's own origin is followed; any other goes into the query parameter `markerParam`.",
-    },
-  ),
-  link: Type.Object(
-    { in: Type.Literal('link') },
-    { ...closed, title: 'In the Link header', description: 'A `Link` header with `rel=next` (RFC 8288).' },
-  ),
-  page: Type.Object(
-    { in: Type.Literal('page'), param: param('page'), first: first(1) },
-    {
-      ...closed,
-      title: 'Page number',
-      description: 'Each page has a number, one more than the last; an empty page is the end.',
-    },
-  ),
-  offset: Type.Object(
-    { in: Type.Literal('offset'), param: param('offset'), first: first(0) },
-    {
-      ...closed,
-      title: 'Offset',
-      description: 'Each page is asked for by the number of names before it; an empty page is the end.',
-    },
-  ),
-};
-
-const NextSchema = Type.Unsafe<
-  | { in: 'body'; field?: string }
-  | { in: 'link' }
-  | { in: 'page'; param?: string; first?: number }
-  | { in: 'offset'; param?: string; first?: number }
->({
-  type: 'object',
-  description: 'How a page of the listing tells the next one; default: `{ "in": "body" }`.',
-  required: ['in'],
-  discriminator: { propertyName: 'in' },
-  oneOf: Object.values(nextForms),
-});
-
-/** The schema of one form of `next`. */
-export function nextSchemaOf(next: Next): TSchema {
-  return nextForms[next.in];
-}
-
-export const ListingSourceSchema = Type.Object(
-  {
-    type: Type.Literal('listing'),
-    url: Type.String({
-      minLength: 1,
-      maxLength: 8192,
-      description: 'The http or https URL of the first page, without credentials.',
-      examples: ['http://127.0.0.1:3900/list'],
-    }),
-    fileUrl: Type.Optional(
-      Type.String({
-        default: 'get/{name}',
-        minLength: 1,
-        maxLength: 8192,
-        description:
-          'The URL of a file, resolved against `url`. `{name}` becomes its name, each path segment percent-encoded.',
-      }),
-    ),
-    namesField: Type.Optional(
-      pointer('A JSON Pointer to the array of names in a page; `""` where the page itself is the array.', {
-        default: '/FileNames',
-      }),
-    ),
-    nameField: Type.Optional(pointer('A JSON Pointer to the name in an item; needed where items are objects.')),
-    sizeField: Type.Optional(pointer('A JSON Pointer to the size in bytes in an item that is an object.')),
-    urlField: Type.Optional(
-      pointer("A JSON Pointer to the file's URL in an item that is an object, in place of `fileUrl`."),
-    ),
-    next: Type.Optional(NextSchema),
-    markerParam: Type.Optional(
-      Type.String({
-        default: 'next-marker',
-        minLength: 1,
-        maxLength: 128,
-        description: 'The query parameter that takes the marker of the next page.',
-      }),
-    ),
-  },
-  { ...closed, title: 'Listing', description: 'A paginated JSON listing that names files.' },
-);
-
-export const SourceSchema = Type.Unsafe<Static<typeof ListingSourceSchema>>({
+const SourceSchema = Type.Unsafe<SourceRequest>({
   type: 'object',
   description: 'Where the files are listed.',
   required: ['type'],
   discriminator: { propertyName: 'type' },
-  oneOf: [ListingSourceSchema],
+  oneOf: Object.values(sources).map((kind: Kind) => kind.schema),
+});
+
+/** A source as answers show it. */
+export const SourceShownSchema = Type.Unsafe<SourceSpec>({
+  type: 'object',
+  description: 'Where the files are listed, defaults filled in.',
+  discriminator: { propertyName: 'type' },
+  oneOf: Object.values(sources).map((kind: Kind) => kind.shownSchema ?? kind.schema),
 });
 
 export const RetrySchema = Type.Object(
@@ -184,6 +80,11 @@ export const ExistingSchema = literals(['skip', 'overwrite'], {
     '`overwrite`: every file is fetched.',
 });
 
+export const DryRunSchema = Type.Boolean({
+  default: false,
+  description: 'Lists and counts, fetches and writes nothing; the files count as skipped.',
+});
+
 export const JobRequestSchema = Type.Object(
   {
     name: Type.Optional(NameSchema),
@@ -201,6 +102,8 @@ export const JobRequestSchema = Type.Object(
         examples: [{ authorization: 'Bearer 0123456789' }],
       }),
     ),
+    filter: Type.Optional(FilterSchema),
+    dryRun: Type.Optional(DryRunSchema),
     retry: Type.Optional(RetrySchema),
     limits: Type.Optional(LimitsSchema),
   },
@@ -242,18 +145,9 @@ export const JobPatchSchema = Type.Object(
 
 export type JobPatch = Static<typeof JobPatchSchema>;
 
-export type Next = Static<typeof NextSchema>;
 export type Retry = Filled<Static<typeof RetrySchema>>;
 export type Limits = Filled<Static<typeof LimitsSchema>>;
 type Existing = Static<typeof ExistingSchema>;
-export type ListingSourceSpec = Filled<
-  Pick<Static<typeof ListingSourceSchema>, 'type' | 'url' | 'fileUrl' | 'namesField' | 'markerParam'>
-> &
-  Pick<Static<typeof ListingSourceSchema>, 'nameField' | 'sizeField' | 'urlField'> & {
-    /** Without `field`, "body" means `/NextMarker`, and `/NextFile` where that is not there. */
-    next: Next;
-  };
-export type SourceSpec = ListingSourceSpec;
 
 /** A job as it was ordered, defaults filled in; what is stored and what workers go by. */
 export interface JobSpec {
@@ -265,6 +159,8 @@ export interface JobSpec {
   existing: Existing;
   /** Secret: shown by no endpoint and no log. */
   headers: Record<string, string>;
+  filter: Filter;
+  dryRun: boolean;
   retry: Retry;
   limits: Limits;
 }

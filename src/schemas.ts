@@ -4,8 +4,18 @@
  */
 import { Type, type Static, type TSchema } from 'typebox';
 import { failureReasons, type FailureReason } from './errors.ts';
-import { ExistingSchema, LimitsSchema, PrioritySchema, RetrySchema, SinkSchema, SourceSchema } from './job-spec.ts';
+import {
+  DryRunSchema,
+  ExistingSchema,
+  LimitsSchema,
+  PrioritySchema,
+  RetrySchema,
+  SinkSchema,
+  SourceShownSchema,
+} from './job-spec.ts';
+import { listFormats } from './records.ts';
 import { literals } from './schema-parts.ts';
+import { FilterSchema } from './sources/filter.ts';
 
 export * from './job-spec.ts';
 
@@ -15,7 +25,7 @@ function nullable<T extends TSchema & { type: string }>(schema: T) {
 }
 
 /** A reference to a schema by its `$id`, which the app registers: the document names it instead of repeating it. */
-export function ref<T>(id: 'JobRequest' | 'JobPatch' | 'Job' | 'Failure' | 'Worker' | 'Problem') {
+export function ref<T>(id: 'JobRequest' | 'JobPatch' | 'Job' | 'Failure' | 'Worker' | 'Upload' | 'Problem') {
   return Type.Unsafe<T>({ $ref: `${id}#` });
 }
 
@@ -111,10 +121,12 @@ export const JobSchema = Type.Object(
         description: 'The id of the `DATA_DIR` that its files go to: that of the first worker to take a page.',
       }),
     ),
-    source: SourceSchema,
+    source: SourceShownSchema,
     sink: SinkSchema,
     priority: PrioritySchema,
     existing: ExistingSchema,
+    filter: FilterSchema,
+    dryRun: DryRunSchema,
     retry: RetrySchema,
     limits: LimitsSchema,
     progress: ProgressSchema,
@@ -154,6 +166,8 @@ export const JobSchema = Type.Object(
         sink: { type: 'directory', path: exampleId },
         priority: 5,
         existing: 'skip',
+        filter: { include: [], exclude: [], maxFiles: 0 },
+        dryRun: false,
         retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000 },
         limits: {
           concurrency: 64,
@@ -252,6 +266,20 @@ export const WorkerInfoSchema = Type.Object(
   },
 );
 export type WorkerInfo = Static<typeof WorkerInfoSchema>;
+
+export const UploadSchema = Type.Object(
+  {
+    id: Type.String({ format: 'uuid', description: 'What `source.uploadId` takes.' }),
+    format: literals(listFormats, { description: 'How it is written.' }),
+    bytes: count('Its size, unpacked.'),
+    urls: count('Lines, or records, that are not blank.'),
+  },
+  {
+    $id: 'Upload',
+    description: 'A list of URLs that was sent.',
+    examples: [{ id: exampleId, format: 'text', bytes: 48_000_000, urls: 1_000_000 }],
+  },
+);
 
 export const ProblemSchema = Type.Object(
   {

@@ -8,6 +8,7 @@ import type { Job } from '../src/schemas.ts';
 import { noLimiter, openConfig } from './helpers/app.ts';
 import { unknownId } from './helpers/fake-service.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
+import { urlFiles } from './helpers/url-files.ts';
 
 const source = { type: 'listing', url: 'http://127.0.0.1:3900/list' };
 const logger = pino({ level: 'silent' });
@@ -20,7 +21,7 @@ const apps: FastifyInstance[] = [];
 before(async () => {
   redis = await startTestRedis();
   for (let index = 0; index < 2; index += 1) {
-    const service = createJobService({ redisUrl: redis.url, activeJobsMax: 100, logger });
+    const service = createJobService({ redisUrl: redis.url, activeJobsMax: 100, urlFiles: urlFiles(), logger });
     services.push(service);
     apps.push(buildApp({ config: openConfig, service, limiter: noLimiter, logger }));
   }
@@ -79,6 +80,8 @@ test('a job that one API accepted is shown in full by another, its headers by no
       sink: { type: 'directory', path: '', durability: 'process' },
       priority: 5,
       existing: 'skip',
+      filter: { include: [], exclude: [], maxFiles: 0 },
+      dryRun: false,
       retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000, maxOutageMs: 900_000 },
       limits: {
         concurrency: 3,

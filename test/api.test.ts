@@ -115,7 +115,7 @@ test('every unknown field, wrong type and number out of range is named once, non
       source: { ...source, 'a/b~c': 1, next: { in: 'page', first: '1', param: '', x: 1 }, namesField: 'FileNames' },
       sink: { type: 'directory', path: 'a', durability: 'disk' },
       existing: 'update',
-      filter: {},
+      filter: { include: 'x', maxFiles: -1 },
       priority: 11,
       headers: { a: 1 },
       retry: { maxOutageMs: 0, attempts: 0 },
@@ -131,7 +131,8 @@ test('every unknown field, wrong type and number out of range is named once, non
       '/source/namesField': 'must be a JSON Pointer (RFC 6901), such as "/FileNames", or ""',
       '/sink/durability': 'is not supported; supported are "process", "power"',
       '/existing': 'is not supported; supported are "skip", "overwrite"',
-      '/filter': 'is not known; known are name, source, sink, priority, existing, headers, retry, limits',
+      '/filter/include': 'must be a list',
+      '/filter/maxFiles': 'must be between 0 and 1000000000000',
       '/priority': 'must be between 1 and 10',
       '/headers/a': 'must be a string',
       '/retry/maxOutageMs': 'must be between 1 and 86400000',
@@ -147,7 +148,7 @@ test('every unknown field, wrong type and number out of range is named once, non
 test('a source or sink that is not there is refused by its type alone', async (t) => {
   const app = appWith(t);
   assert.deepEqual(await errorsOf(app, { source: { type: 's3', bucket: 'b' }, sink: { type: 's3' } }), {
-    '/source/type': 'is not supported; supported are "listing"',
+    '/source/type': 'is not supported; supported are "listing", "range", "urls"',
     '/sink/type': 'is not supported; supported are "directory", "tar", "ndjson"',
   });
   assert.deepEqual(await errorsOf(app, { source: { ...source, next: { in: 'header' } } }), {
@@ -550,7 +551,7 @@ test('the document is OpenAPI 3.1, and every example of a body in it is accepted
   }>();
   assert.equal(document.openapi, '3.1.0');
   const operations = Object.values(document.paths).flatMap((path) => Object.values(path));
-  assert.equal(operations.length, 16);
+  assert.equal(operations.length, 17);
   for (const { operationId, summary, description } of operations) assert.ok(operationId && summary && description);
   const examples = document.components.schemas['JobRequest']?.examples ?? [];
   assert.ok(examples.length > 0);

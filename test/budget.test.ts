@@ -16,6 +16,7 @@ import type { JobSpec } from '../src/schemas.ts';
 import { Tally } from '../src/tally.ts';
 import { jobSpec } from './helpers/job-spec.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
+import { urlFiles } from './helpers/url-files.ts';
 
 let server: TestRedis;
 let redis: Redis;
@@ -202,6 +203,7 @@ function jobOn(redis: Redis, spec: JobSpec) {
     id: 'j',
     order: { spec, version: 0 },
     sink: { page: () => writer, sweep: () => {}, close: () => {} },
+    urlList: urlFiles().of('j'),
     redis,
     fetcher: fetcher as unknown as Fetcher,
     worker: 'me',

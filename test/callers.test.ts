@@ -21,6 +21,7 @@ import { temporaryFolder } from './helpers/folders.ts';
 import { startTestRedis } from './helpers/redis.ts';
 import { TestService } from './helpers/service.ts';
 import { startProcess } from './helpers/service-process.ts';
+import { urlFiles } from './helpers/url-files.ts';
 
 const source = { type: 'listing', url: 'http://127.0.0.1:3900/list' } as const;
 const silent = pino({ level: 'silent' });
@@ -253,7 +254,7 @@ test('who is slow with a request is hung up on, and the bounds of connections ar
   const app = appWith(t);
   await app.listen({ port: 0, host: '127.0.0.1' });
   const { headersTimeout, requestTimeout, timeout, keepAliveTimeout, maxConnections } = app.server;
-  assert.deepEqual([headersTimeout, requestTimeout, timeout, maxConnections], [10_000, 60_000, 60_000, 10_000]);
+  assert.deepEqual([headersTimeout, requestTimeout, timeout, maxConnections], [10_000, 3_600_000, 60_000, 10_000]);
   assert.ok(keepAliveTimeout > 0 && keepAliveTimeout <= 72_000);
   app.server.headersTimeout = app.server.requestTimeout = 1;
   const post = 'POST /jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{';
@@ -334,7 +335,7 @@ test('while Redis is away each process counts for itself and answers in time', a
 
   const redis = await startTestRedis();
   t.after(() => redis.stop());
-  const service = createJobService({ redisUrl: redis.url, activeJobsMax: 10, logger: silent });
+  const service = createJobService({ redisUrl: redis.url, activeJobsMax: 10, urlFiles: urlFiles(), logger: silent });
   t.after(() => service.close());
   const shared = createCallLimiter({ redisUrl: redis.url, rateLimit: 1000 });
   t.after(() => shared.close());
@@ -352,7 +353,7 @@ test('of many orders at once no more than MAX_ACTIVE_JOBS are taken, over all AP
   const redis = await startTestRedis();
   t.after(() => redis.stop());
   const apps = [0, 1].map(() => {
-    const service = createJobService({ redisUrl: redis.url, activeJobsMax: 3, logger: silent });
+    const service = createJobService({ redisUrl: redis.url, activeJobsMax: 3, urlFiles: urlFiles(), logger: silent });
     t.after(() => service.close());
     return appWith(t, { service });
   });

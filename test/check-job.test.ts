@@ -2,11 +2,12 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { checkJob, checkPatched, fillDefaults, patchJob } from '../src/check-job.ts';
 import type { JobPatch, JobRequest } from '../src/schemas.ts';
+import { fillListing, type ListingRequest } from '../src/sources/listing-spec.ts';
 import { addressPolicy, readNetworks } from '../src/ssrf.ts';
 
 const url = 'http://h/a/list';
 const mayReach = addressPolicy(readNetworks('::1'));
-type Source = JobRequest['source'];
+type Source = ListingRequest;
 
 function wrong(request: Partial<JobRequest>): string[] {
   return checkJob({ source: { type: 'listing', url }, ...request }, mayReach).map(({ pointer }) => pointer);
@@ -33,6 +34,8 @@ test('defaults fill what is not given, and only that', () => {
     priority: 5,
     existing: 'skip',
     headers: {},
+    filter: { include: [], exclude: [], maxFiles: 0 },
+    dryRun: false,
     retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000, maxOutageMs: 900_000 },
     limits: {
       concurrency: 7,
@@ -45,8 +48,7 @@ test('defaults fill what is not given, and only that', () => {
   });
   assert.deepEqual(request, before);
 
-  const nextOf = (next: NonNullable<Source['next']>): unknown =>
-    fillDefaults({ source: { type: 'listing', url, next } }, 'x').source.next;
+  const nextOf = (next: NonNullable<Source['next']>): unknown => fillListing({ type: 'listing', url, next }).next;
   assert.deepEqual(nextOf({ in: 'page' }), { in: 'page', param: 'page', first: 1 });
   assert.deepEqual(nextOf({ in: 'offset', param: 'o' }), { in: 'offset', param: 'o', first: 0 });
   assert.deepEqual(nextOf({ in: 'link' }), { in: 'link' });
@@ -71,6 +73,8 @@ test('what was given in full stays as it is', () => {
     priority: 10,
     existing: 'overwrite',
     headers: { Authorization: 'x' },
+    filter: { include: ['a'], exclude: ['b'], maxFiles: 1 },
+    dryRun: true,
     retry: { attempts: 1, baseDelayMs: 1, maxDelayMs: 1, maxOutageMs: 1 },
     limits: {
       concurrency: 1,

@@ -20,6 +20,7 @@ import { failuresOf, unknownId } from './helpers/fake-service.ts';
 import { jobSpec } from './helpers/job-spec.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
 import { hearWakeUps } from './helpers/wake-ups.ts';
+import { urlFiles } from './helpers/url-files.ts';
 
 const token = 'a-token';
 const headers = { authorization: `Bearer ${token}` };
@@ -63,7 +64,13 @@ interface Api {
 
 async function startApi(t: TestContext, settings: { heartbeatMs?: number; streamsMax?: number } = {}): Promise<Api> {
   const logger = pino(log);
-  const service = createJobService({ redisUrl: server.url, activeJobsMax: 1000, logger, ...settings });
+  const service = createJobService({
+    redisUrl: server.url,
+    activeJobsMax: 1000,
+    urlFiles: urlFiles(),
+    logger,
+    ...settings,
+  });
   const app = buildApp({ config: { ...openConfig, apiTokens: [token] }, service, limiter: noLimiter, logger });
   t.after(async () => {
     await app.close();

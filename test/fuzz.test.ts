@@ -10,6 +10,7 @@ import { buildApp } from '../src/app.ts';
 import { FailureSchema, JobRequestSchema, JobSchema, type Job } from '../src/schemas.ts';
 import { noLimiter, openConfig } from './helpers/app.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
+import { urlFiles } from './helpers/url-files.ts';
 
 /** GIGAFETCH_SEED repeats a run whose seed was printed. */
 const seed = Number(process.env['GIGAFETCH_SEED'] ?? Date.now() % 2 ** 31);
@@ -25,7 +26,7 @@ const log: string[] = [];
 before(async () => {
   redis = await startTestRedis();
   const logger = pino({ level: 'warn' }, { write: (line: string) => void log.push(line) });
-  service = createJobService({ redisUrl: redis.url, activeJobsMax: 1000, logger });
+  service = createJobService({ redisUrl: redis.url, activeJobsMax: 300, urlFiles: urlFiles(), logger });
   app = buildApp({ config: openConfig, service, limiter: noLimiter, logger });
   while ((await app.inject('/readyz')).statusCode !== 200) await new Promise(setImmediate);
 });
@@ -103,6 +104,7 @@ interface Schema {
   readonly enum?: readonly unknown[];
   readonly oneOf?: readonly Schema[];
   readonly properties?: Readonly<Record<string, Schema>>;
+  readonly items?: Schema;
   readonly required?: readonly string[];
   readonly minimum?: number;
   readonly maximum?: number;
@@ -114,6 +116,7 @@ interface Schema {
 const urls = fc.oneof(
   fc.webUrl({ withQueryParameters: true, withFragments: true }),
   fc.nat(65_535).map((port) => `http://127.0.0.1:${port}/list`),
+  fc.nat(65_535).map((port) => `http://127.0.0.1:${port}/{1..9}.bin`),
 );
 const names = fc
   .string({ unit: 'grapheme', minLength: 1, maxLength: 12 })
@@ -125,6 +128,7 @@ const special: Record<string, Arbitrary<unknown>> = {
     fc.constantFrom('get/{name}', '?f={name}', '//h/{name}'),
     urls.map((url) => `${url}/{name}`),
   ),
+  urls: fc.array(fc.oneof(urls, fc.record({ url: urls, name: names })), { minLength: 1, maxLength: 4 }),
   path: fc
     .array(fc.oneof(names, fc.constantFrom('a', 'b')), { minLength: 1, maxLength: 3 })
     .map((parts) => parts.join('/')),
@@ -153,6 +157,7 @@ function valid(schema: Schema): Arbitrary<unknown> {
       maxLength: Math.min(schema.maxLength ?? 50, 50),
     });
   }
+  if (schema.type === 'array') return fc.array(valid(schema.items ?? {}), { maxLength: 3 });
   if (schema.type === 'boolean') return fc.boolean();
   assert.equal(schema.type, 'object', JSON.stringify(schema));
   const fields = Object.entries(schema.properties ?? {}).map(
@@ -207,7 +212,7 @@ test(`of ${bodies} bodies none is a 500: a job that is shown as it was ordered, 
     const job = response.json<Job>();
     assert.deepEqual((await app.inject(job.links.self)).json(), job);
     assert.equal(job.name, order['name'] ?? null);
-    assert.equal(job.source.url, (order['source'] as { url: string }).url);
+    assert.equal(job.source.type, (order['source'] as { type: string }).type);
   });
   t.diagnostic(JSON.stringify(seen));
   // Taken, wrong, a sink path in use, too many active jobs.

@@ -1,18 +1,22 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { packFailure, unpackFailure } from '../jobs/failures.ts';
+import { ListingTransfer, newAttempt } from '../jobs/attempt.ts';
 import { Company } from '../jobs/company.ts';
 import { answerTo, isActive, pagesInFlightMax, type Verb } from '../jobs/model.ts';
 import { FileTransfer, PageFiles } from '../jobs/page-files.ts';
+import { Requests } from '../jobs/requests.ts';
 import type { Transfer, TransferOwner } from '../jobs/transfer.ts';
-import { shardRun, walk } from '../jobs/walk.ts';
+import { shardRun, walk as walkPages } from '../jobs/walk.ts';
 import { FetchError } from '../src/errors.ts';
+import type { FetchHandler, Fetcher } from '../src/fetch-file.ts';
 import { retryDelayMs } from '../src/retry.ts';
 import type { Failure, JobSpec, JobState } from '../src/schemas.ts';
 import type { Found, PageWriter } from '../src/sinks/index.ts';
-import type { BadItem, GetListing, SourceFile } from '../src/sources/index.ts';
+import { sourceOf, type BadItem, type GetListing, type SourceFile } from '../src/sources/index.ts';
 import { Tally } from '../src/tally.ts';
 import { jobSpec } from './helpers/job-spec.ts';
+import { urlFiles } from './helpers/url-files.ts';
 
 // The states.
 
@@ -130,6 +134,10 @@ test('long messages are cut, and no half of a surrogate pair is kept', () => {
 
 // Walking a listing.
 
+const noList = urlFiles().of('j');
+const walk = (tokens: readonly string[], open: boolean, get: GetListing) =>
+  walkPages(sourceOf(jobSpec()), tokens, open, get, noList);
+
 /** A listing of pages, each a list of names; the token of page n > 0 is `…?next-marker=tn`. */
 function listing(pages: string[][], { fails = [] as number[], marker = (page: number) => `t${page}` } = {}) {
   const asked: number[] = [];
@@ -153,7 +161,7 @@ const names = (items: readonly (SourceFile | BadItem)[]) => items.map(({ name })
 
 test('tiny pages are walked in one go until there are 1,000 names', async () => {
   const { get, asked } = listing(pagesOf(500, 10));
-  const run = await walk(jobSpec(), first, true, get);
+  const run = await walk(first, true, get);
   assert.deepEqual(run.tokens, tokens(100));
   assert.deepEqual(names(run.items), pagesOf(100, 10).flat());
   assert.equal(run.next, token(100));
@@ -161,17 +169,17 @@ test('tiny pages are walked in one go until there are 1,000 names', async () => 
 });
 
 test('a walk ends with the listing', async () => {
-  const run = await walk(jobSpec(), first, true, listing(pagesOf(3, 10)).get);
+  const run = await walk(first, true, listing(pagesOf(3, 10)).get);
   assert.deepEqual([run.tokens, run.items.length, run.next], [tokens(3), 30, null]);
 });
 
 test('a page of 64 names or more is a run of its own, one of 63 is not', async () => {
-  assert.deepEqual((await walk(jobSpec(), first, true, listing(pagesOf(3, 64)).get)).tokens, tokens(1));
-  assert.deepEqual((await walk(jobSpec(), first, true, listing(pagesOf(3, 63)).get)).tokens, tokens(3));
+  assert.deepEqual((await walk(first, true, listing(pagesOf(3, 64)).get)).tokens, tokens(1));
+  assert.deepEqual((await walk(first, true, listing(pagesOf(3, 63)).get)).tokens, tokens(3));
 });
 
 test('no run has more than 256 pages, however empty they are', async () => {
-  const run = await walk(jobSpec(), first, true, listing(pagesOf(400, 0)).get);
+  const run = await walk(first, true, listing(pagesOf(400, 0)).get);
   assert.equal(run.tokens.length, 256);
   assert.equal(run.next, token(256));
 });
@@ -179,25 +187,25 @@ test('no run has more than 256 pages, however empty they are', async () => {
 const longMarker = (page: number) => `${page}${'x'.repeat(10_000)}`;
 
 test('the tokens of a run have at most 64 KiB', async () => {
-  const run = await walk(jobSpec(), first, true, listing(pagesOf(50, 1), { marker: longMarker }).get);
+  const run = await walk(first, true, listing(pagesOf(50, 1), { marker: longMarker }).get);
   assert.equal(run.tokens.length, 7);
   assert.ok(run.tokens.join('').length <= 65_536);
   assert.equal(new URL(run.next ?? '').searchParams.get('next-marker'), longMarker(7));
 });
 
 test('a later page that fails ends the run before it, and is the next one', async () => {
-  const run = await walk(jobSpec(), first, true, listing(pagesOf(9, 10), { fails: [4] }).get);
+  const run = await walk(first, true, listing(pagesOf(9, 10), { fails: [4] }).get);
   assert.deepEqual([run.tokens, run.items.length, run.next], [tokens(4), 40, token(4)]);
 });
 
 test('a first page that fails fails the walk', async () => {
   const { get } = listing(pagesOf(9, 10), { fails: [0] });
-  await assert.rejects(walk(jobSpec(), first, true, get), { name: 'FetchError', reason: 'http_status' });
+  await assert.rejects(walk(first, true, get), { name: 'FetchError', reason: 'http_status' });
 });
 
 test('a run that is walked again lists its recorded tokens and ignores every "next" it hears', async () => {
   const { get, asked } = listing(pagesOf(9, 10));
-  const run = await walk(jobSpec(), [token(2), token(7), token(3)], false, get);
+  const run = await walk([token(2), token(7), token(3)], false, get);
   assert.deepEqual(asked, [2, 7, 3]);
   assert.deepEqual(
     names(run.items),
@@ -208,7 +216,7 @@ test('a run that is walked again lists its recorded tokens and ignores every "ne
 
 test('a run that is walked again fails with any of its pages', async () => {
   const { get } = listing(pagesOf(9, 10), { fails: [7] });
-  await assert.rejects(walk(jobSpec(), [token(2), token(7), token(3)], false, get), { reason: 'http_status' });
+  await assert.rejects(walk([token(2), token(7), token(3)], false, get), { reason: 'http_status' });
 });
 
 // Transfers and the files of a page.
@@ -586,4 +594,35 @@ test('a job may have as many places of a worker as are left free, so that whoeve
     return places;
   };
   assert.deepEqual([take('a'), take('b'), take('c'), take('d'), take('e')], [8, 4, 2, 1, 1]);
+});
+
+test('a list that leads to ten thousand origins does not make a worker remember them all', () => {
+  const handlers: FetchHandler[] = [];
+  const fetcher = {
+    hasRoom: true,
+    maxInFlight: 10,
+    tally: new Tally(),
+    start: (_: unknown, handler: FetchHandler) => {
+      handlers.push(handler);
+      return { abort: () => {} };
+    },
+  };
+  const requests = new Requests(jobSpec(), fetcher as unknown as Fetcher, {
+    nextFile: () => null,
+    outOfStarts: () => {},
+  });
+  requests.grant(10, Infinity);
+  const attempt = newAttempt(0, 0, 'n');
+  const answer = { statusCode: 200, headers: {}, body: Buffer.from('x'), bytes: 1 };
+  for (let host = 0; host < 10_000; host += 1) {
+    requests.add(new ListingTransfer(requests, attempt, new URL(`http://h${host}/`), null));
+    const handler = handlers.pop();
+    // Every five hundredth is in trouble, and that is not forgotten.
+    if (host % 500 === 0) handler?.onError(new FetchError('http_status', '503', { statusCode: 503, retryable: true }));
+    else handler?.onBody(answer);
+  }
+  const names = requests.origins.map(({ name }) => name);
+  assert.ok(names.length <= 64 + 20, `${names.length} origins`);
+  for (let host = 0; host < 10_000; host += 500) assert.ok(names.includes(`http://h${host}`));
+  requests.close();
 });

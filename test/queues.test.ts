@@ -6,6 +6,7 @@ import { createJobService, type JobService } from '../jobs/service.ts';
 import { buildApp } from '../src/app.ts';
 import { noLimiter, openConfig } from './helpers/app.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
+import { urlFiles } from './helpers/url-files.ts';
 
 const logger = pino({ level: 'silent' });
 let redis: TestRedis;
@@ -13,7 +14,7 @@ let service: JobService;
 
 before(async () => {
   redis = await startTestRedis();
-  service = createJobService({ redisUrl: redis.url, activeJobsMax: 10, logger });
+  service = createJobService({ redisUrl: redis.url, activeJobsMax: 10, urlFiles: urlFiles(), logger });
 });
 after(async () => {
   await service.close();

@@ -85,5 +85,14 @@ test(
     assert.equal(answerTo('x-ndjson'), '');
     assert.match(answerTo('text/csv'), /^name,url,reason/);
     assert.equal(answerTo('DELETE'), '');
+    for (const [part, files] of [
+      ['"path": "numbered"', 100],
+      ['by/name.bin', 2],
+    ] as const) {
+      const ended = await service.ended(String(jsonOf(part)['id']));
+      assert.equal(ended.progress.filesListed, files);
+      assert.equal(ended.progress.filesFailed, 0);
+    }
+    assert.equal(jsonOf('/uploads')['urls'], 1);
   },
 );

@@ -8,6 +8,7 @@ import type { Job } from '../src/schemas.ts';
 import { noLimiter, openConfig } from './helpers/app.ts';
 import { unknownId } from './helpers/fake-service.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
+import { urlFiles } from './helpers/url-files.ts';
 
 const answerMsMax = 2000;
 const body = { source: { type: 'listing', url: 'http://127.0.0.1:3900/list' } };
@@ -19,7 +20,7 @@ let app: FastifyInstance;
 
 before(async () => {
   redis = await startTestRedis();
-  service = createJobService({ redisUrl: redis.url, activeJobsMax: 100, logger });
+  service = createJobService({ redisUrl: redis.url, activeJobsMax: 100, urlFiles: urlFiles(), logger });
   app = buildApp({ config: openConfig, service, limiter: noLimiter, logger });
   await ready();
 });

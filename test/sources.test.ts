@@ -1,13 +1,15 @@
 import type { RequestListener } from 'node:http';
 import { test } from 'node:test';
 import assert from 'node:assert/strict';
-import type { ListingSourceSpec, Next } from '../src/schemas.ts';
 import { sources, type SourcePage } from '../src/sources/index.ts';
 import { nextLink } from '../src/sources/link-header.ts';
+import type { ListingSourceSpec, Next } from '../src/sources/listing-spec.ts';
 import { failsWith } from './conformance/sink.ts';
-import { serve, sourceConformance, urlOf, walk } from './conformance/source.ts';
+import { openSource, serve, sourceConformance, urlOf, walk } from './conformance/source.ts';
+import { urlFiles } from './helpers/url-files.ts';
 
 const { listing } = sources;
+const noList = urlFiles().of('job');
 
 function specFor(url: string, more: Partial<ListingSourceSpec> = {}): ListingSourceSpec {
   return {
@@ -29,7 +31,8 @@ function readPage(
 ): Promise<SourcePage> {
   const body = content instanceof Uint8Array ? content : Buffer.from(JSON.stringify(content));
   const spec = specFor('http://host/dir/list', more);
-  return listing.read(spec, listing.first(spec), (url) => Promise.resolve({ url, headers: { link }, body }));
+  const get = (url: string) => Promise.resolve({ url, headers: { link }, body });
+  return listing.read(spec, listing.first(spec), get, noList);
 }
 
 function failsToList(
@@ -101,20 +104,20 @@ const bodies: [string, (next: number, base: string) => object][] = [
 ];
 for (const [name, body] of bodies) {
   sourceConformance(`listing with next in the body as ${name}`, {
-    spec: at(),
+    source: at(),
     answer: fileServer(byMarker, pages, (next, base) => ({ body: body(next, base) })),
     pages,
   });
 }
 
 sourceConformance('listing with next in a field of its own', {
-  spec: at({ in: 'body', field: '/meta/a~1b' }),
+  source: at({ in: 'body', field: '/meta/a~1b' }),
   answer: fileServer(byMarker, pages, (next) => ({ body: { meta: { 'a/b': String(next) }, NextFile: '0' } })),
   pages,
 });
 
 sourceConformance('listing with next in the Link header', {
-  spec: at({ in: 'link' }),
+  source: at({ in: 'link' }),
   answer: fileServer(byPage, pages, (next, base) => ({
     link: ['</style.css>; rel=preload; crossorigin', `<${next === 1 ? base : ''}/list?page=${next}>; rel="last next"`],
   })),
@@ -122,7 +125,7 @@ sourceConformance('listing with next in the Link header', {
 });
 
 sourceConformance('listing by page numbers', {
-  spec: at({ in: 'page' }),
+  source: at({ in: 'page' }),
   answer: fileServer(
     (url) => byPage(url) - 1,
     pages,
@@ -132,7 +135,7 @@ sourceConformance('listing by page numbers', {
 });
 
 sourceConformance('listing by page numbers from 0 in a parameter of its own', {
-  spec: at({ in: 'page', param: 'p q', first: 0 }),
+  source: at({ in: 'page', param: 'p q', first: 0 }),
   answer: fileServer(
     (url) => Number(url.searchParams.get('p q')),
     pages,
@@ -142,7 +145,7 @@ sourceConformance('listing by page numbers from 0 in a parameter of its own', {
 });
 
 sourceConformance('listing by offset', {
-  spec: at({ in: 'offset' }),
+  source: at({ in: 'offset' }),
   answer: (request, response) => {
     const offset = Number(urlOf(request).searchParams.get('offset') ?? Number.NaN);
     const paged = fileServer(
@@ -162,7 +165,7 @@ test('markers of every character arrive as they were given', async (t) => {
     heard.push(urlOf(request).searchParams.get('next-marker'));
     response.end(JSON.stringify({ FileNames: [], NextMarker: markers[heard.length] }));
   });
-  await walk(specFor(`${base}/list`));
+  await walk(await openSource(specFor(`${base}/list`)));
   assert.deepEqual(heard, markers);
 });
 
@@ -216,15 +219,16 @@ test('a next link to another origin fails the page', async () => {
   await failsToList({ FileNames: [] }, /malformed/, more, '<list?page=2; rel=next');
 });
 
+const redirected = () =>
+  Promise.resolve({
+    url: 'http://host/redirected/list?page=1',
+    headers: { link: '<?page=2#top>; rel=next' },
+    body: Buffer.from('{"FileNames":[]}'),
+  });
+
 test('a relative next link is resolved against the page', async () => {
   const spec = specFor('http://host/dir/list', { next: { in: 'link' } });
-  const { next } = await listing.read(spec, listing.first(spec), () =>
-    Promise.resolve({
-      url: 'http://host/redirected/list?page=1',
-      headers: { link: '<?page=2#top>; rel=next' },
-      body: Buffer.from('{"FileNames":[]}'),
-    }),
-  );
+  const { next } = await listing.read(spec, listing.first(spec), redirected, noList);
   assert.equal(next, 'http://host/redirected/list?page=2');
 });
 

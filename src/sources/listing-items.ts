@@ -2,12 +2,12 @@
 import { randomUUID } from 'node:crypto';
 import { FetchError, type FailureReason } from '../errors.ts';
 import { checkName } from '../names.ts';
-import type { ListingSourceSpec } from '../schemas.ts';
+import { urlCharactersMax } from '../schema-parts.ts';
 import type { BadItem, SourceFile } from './index.ts';
 import { follow, parsePointer, type JsonPointer } from './json-pointer.ts';
+import type { ListingSourceSpec } from './listing-spec.ts';
 
 const shownCharactersMax = 200;
-const urlCharactersMax = 8192;
 const nameCharactersMax = 4096;
 
 // Nearly every name is of this form: safe to store and the same in a URL. Whatever is not takes the long way.

@@ -1,10 +1,16 @@
 /** A listing in JSON over HTTP, page by page. A token is the URL of a page. */
 import { FetchError } from '../errors.ts';
-import type { ListingSourceSpec } from '../schemas.ts';
 import type { ListingAnswer, Source } from './index.ts';
 import { follow, parsePointer } from './json-pointer.ts';
 import { nextLink } from './link-header.ts';
 import { ItemReader, textOf } from './listing-items.ts';
+import {
+  checkListing,
+  fillListing,
+  ListingSourceSchema,
+  type ListingRequest,
+  type ListingSourceSpec,
+} from './listing-spec.ts';
 
 const tokenBytesMax = 16_384;
 /** As items in memory, these are many times what they were in the body. */
@@ -20,7 +26,13 @@ interface Page {
   readonly itemCount: number;
 }
 
-export const listing: Source<ListingSourceSpec> = {
+export const listing: Source<ListingRequest, ListingSourceSpec> = {
+  schema: ListingSourceSchema,
+  check: checkListing,
+  withDefaults: fillListing,
+  headersOrigin: ({ url }) => new URL(url).origin,
+  filesTotal: () => null,
+
   first({ url, next }) {
     const first = sourceUrl(url);
     if (next.in === 'body' || next.in === 'link') return first;

@@ -6,15 +6,25 @@ import { test, type TestContext } from 'node:test';
 import assert from 'node:assert/strict';
 import { request } from 'undici';
 import { FetchError } from '../../src/errors.ts';
-import type { SourceSpec } from '../../src/schemas.ts';
-import { sources, type GetListing, type SourceFile, type SourcePage } from '../../src/sources/index.ts';
+import {
+  kindOf,
+  type GetListing,
+  type SourceFile,
+  type SourcePage,
+  type SourceRequest,
+  type SourceSpec,
+} from '../../src/sources/index.ts';
+import type { JobList } from '../../src/url-files.ts';
+import { urlFiles } from '../helpers/url-files.ts';
 
 export interface ListedServer {
-  readonly spec: (base: string) => SourceSpec;
+  readonly source: (base: string) => SourceRequest;
   /** Answers for pages and files; a file's body is its name. */
   readonly answer: RequestListener;
   /** The names of every page, in order. */
   readonly pages: readonly (readonly string[])[];
+  /** Pages are known without a request. */
+  readonly asksNothing?: boolean;
 }
 
 const tokenBytesMax = 16_384;
@@ -37,22 +47,39 @@ export function urlOf(message: IncomingMessage): URL {
 }
 
 /** One request, nothing tried again. */
-export const get: GetListing = async (url) => {
+export const get: GetListing = async (url, into) => {
   const { statusCode, headers, body } = await request(url);
   const bytes = await body.bytes();
   if (statusCode !== 200) throw new FetchError('http_status', `status ${statusCode}`, { statusCode });
-  return { url, headers, body: bytes };
+  if (into === undefined) return { url, headers, body: bytes };
+  const writer = into.open();
+  writer.write(bytes);
+  writer.finish();
+  return { url, headers, body: new Uint8Array() };
 };
 
-export function read(spec: SourceSpec, token: string): Promise<SourcePage> {
-  return sources[spec.type].read(spec, token, get);
+/** A source as a job has it: stored, with the files that it may keep. */
+export interface Opened {
+  readonly spec: SourceSpec;
+  readonly list: JobList;
+}
+
+export async function openSource(request: SourceRequest): Promise<Opened> {
+  const files = urlFiles();
+  const kind = kindOf(request);
+  const spec = (await kind.prepare?.(request, 'job', files)) ?? kind.withDefaults(request);
+  return { spec: JSON.parse(JSON.stringify(spec)) as SourceSpec, list: files.of('job') };
+}
+
+export function read({ spec, list }: Opened, token: string): Promise<SourcePage> {
+  return kindOf(spec).read(spec, token, get, list);
 }
 
 /** Every page from the first on. */
-export async function walk(spec: SourceSpec): Promise<{ token: string; page: SourcePage }[]> {
+export async function walk(opened: Opened): Promise<{ token: string; page: SourcePage }[]> {
   const walked = [];
-  for (let token: string | null = sources[spec.type].first(spec); token !== null;) {
-    const page: SourcePage = await read(spec, token);
+  for (let token: string | null = kindOf(opened.spec).first(opened.spec); token !== null;) {
+    const page: SourcePage = await read(opened, token);
     walked.push({ token, page });
     assert.ok(walked.length < pagesMax, 'the listing does not end');
     token = page.next;
@@ -61,30 +88,47 @@ export async function walk(spec: SourceSpec): Promise<{ token: string; page: Sou
 }
 
 /** Defines the tests for one kind of source. */
-export function sourceConformance(kind: string, { spec: specOf, answer, pages }: ListedServer): void {
+export function sourceConformance(kind: string, { source, answer, pages, asksNothing = false }: ListedServer): void {
+  const opened = async (t: TestContext): Promise<Opened> => openSource(source(await serve(t, answer)));
+
+  test(`${kind}: what the conformance suite orders is right, and stays as it is when it is filled in again`, () => {
+    const request = source('http://127.0.0.1:1');
+    const kind = kindOf(request);
+    assert.deepEqual([...kind.check(request, () => true)], []);
+    const spec = kind.withDefaults(request);
+    if (!('urls' in spec)) assert.deepEqual(kind.withDefaults(spec as SourceRequest), spec);
+  });
+
   test(`${kind}: every page is walked to the end, each with its items in order`, async (t) => {
-    const walked = await walk(specOf(await serve(t, answer)));
+    const walked = await walk(await opened(t));
     assert.deepEqual(
       walked.map(({ page }) => page.items.map((item) => item.name)),
       pages,
     );
   });
 
+  test(`${kind}: how many files there are is told before, or nothing is told`, async (t) => {
+    const { spec, list } = await opened(t);
+    const [first] = await walk({ spec, list });
+    const told = kindOf(spec).filesTotal(spec) ?? first?.page.filesTotal;
+    if (told !== undefined) assert.equal(told, pages.flat().length);
+  });
+
   test(`${kind}: a token gives the same page again, also to a worker that knows nothing else`, async (t) => {
-    const base = await serve(t, answer);
-    const walked = await walk(specOf(base));
+    const { spec, list } = await opened(t);
+    const walked = await walk({ spec, list });
     assert.equal(new Set(walked.map(({ token }) => token)).size, walked.length);
     for (const { token, page } of walked.toReversed()) {
       assert.ok(Buffer.byteLength(token) <= tokenBytesMax);
       const stored = JSON.parse(JSON.stringify(token)) as string;
-      const both = await Promise.all([read(specOf(base), stored), read(specOf(base), stored)]);
+      const other = { spec: structuredClone(spec), list };
+      const both = await Promise.all([read(other, stored), read(other, stored)]);
       for (const again of both) assert.deepEqual(again, page);
     }
   });
 
   test(`${kind}: each URL leads to the file of that name`, async (t) => {
-    const spec = specOf(await serve(t, answer));
-    for (const { page } of await walk(spec)) {
+    for (const { page } of await walk(await opened(t))) {
       for (const item of page.items as SourceFile[]) {
         assert.match(item.path, /^\/[!-~]*$/);
         const { body } = await get(item.origin + item.path);
@@ -93,13 +137,21 @@ export function sourceConformance(kind: string, { spec: specOf, answer, pages }:
     }
   });
 
+  test(`${kind}: the job's headers go to no other origin than its own`, async (t) => {
+    const base = await serve(t, answer);
+    const { spec } = await openSource(source(base));
+    assert.ok([base, null].includes(kindOf(spec).headersOrigin(spec)));
+  });
+
+  if (asksNothing) return;
   test(`${kind}: what the request for a page fails with comes through`, async (t) => {
-    const spec = specOf(await serve(t, answer));
+    const { spec, list } = await opened(t);
     const failure = new FetchError('timeout', 'no answer', { retryable: true });
-    const source = sources[spec.type];
+    const source = kindOf(spec);
     await assert.rejects(
-      source.read(spec, source.first(spec), () => Promise.reject(failure)),
+      source.read(spec, source.first(spec), () => Promise.reject(failure), list),
       failure,
     );
+    assert.equal(await list.isThere(), false);
   });
 }

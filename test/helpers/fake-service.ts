@@ -66,6 +66,10 @@ export function fakeService(overrides: Partial<Service> = {}): Service {
   };
   return {
     create: async (request) => ({ job: jobOf(request), replayed: false }),
+    upload: async (body, format) => {
+      const bytes = (await body.toArray()).join('').length;
+      return { id: unknownId, format, bytes, urls: 1 };
+    },
     get: async (id) => known(id),
     list: async () => ({ jobs: [job], nextCursor: knownId }),
     steer: async (id) => known(id),

@@ -19,6 +19,8 @@ export function jobSpec(
     priority: 5,
     existing: 'skip',
     headers: {},
+    filter: { include: [], exclude: [], maxFiles: 0 },
+    dryRun: false,
     retry: { attempts: 5, baseDelayMs: 300, maxDelayMs: 30_000, maxOutageMs: 900_000, ...retry },
     limits: {
       concurrency: 64,
