@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import { FetchError } from '../src/errors.ts';
+import { failpoint } from '../src/failpoint.ts';
 import { giveMemoryBackSoon, HUGE_PAGE_NAMES } from '../src/memory.ts';
 import { brokenSink } from '../src/sinks/index.ts';
 import type { GetListing, SourcePage } from '../src/sources/index.ts';
@@ -76,6 +77,7 @@ export async function takePage(context: PageContext, hint: Hint, lost: AbortSign
 async function takeAmong(context: PageContext, member: Member, hint: Hint, lost: AbortSignal): Promise<HintOutcome> {
   const { store, company } = context;
   const nonce = randomUUID();
+  failpoint('taken');
   const begun = await store.begin(hint.job, hint.seq, hint.epoch, nonce);
   if (begun.kind === 'drop') return DONE;
   // No longer queued.
@@ -118,13 +120,16 @@ async function takeAmong(context: PageContext, member: Member, hint: Hint, lost:
 async function work(context: PageContext, job: JobInWork, attempt: Attempt, begun: Taken): Promise<void> {
   const { store, queue, wakeUps, logger } = context;
   const { seq, nonce } = attempt;
+  failpoint('begun');
   // An attempt before this one may have left half-done files.
   if (begun.tries > 1) job.sink.sweep(await context.living());
   const handedOn = await listAndHandOn(context, job, attempt, begun);
   if (handedOn === null) return;
   const { run, advanced } = handedOn;
+  failpoint('advanced');
   wakeUps.told(job.id, 'progress');
   await queue.add(job.id, advanced);
+  failpoint('enqueued');
   attempt.failedBefore = run.failedBefore;
   const { files, hasShard } = await fetchAndStore(job, attempt, run);
   // Before the commit: a pulse would take the entry that is gone then for lost.
@@ -133,11 +138,13 @@ async function work(context: PageContext, job: JobInWork, attempt: Attempt, begu
   const settled = run.failedBefore.map(({ id }) => id);
   const operation = hasShard ? 'seal' : 'commit';
   const committed = await store[operation](job.id, seq, nonce, counts, files.failures, settled);
+  failpoint(hasShard ? 'sealed' : 'committed');
   if (committed.kind === 'stop') return;
   logger.debug({ job: job.id, page: seq, files: run.items.length }, 'page done');
   wakeUps.told(job.id, committed.state === 'running' ? 'progress' : 'state');
   await queue.add(job.id, committed);
   if (hasShard) await publish(context, job, seq, nonce);
+  failpoint('done');
 }
 
 /** Resolves when every file has its outcome; where the sink makes shards, the page's is finished then. */
@@ -152,6 +159,7 @@ async function fetchAndStore(
     const files = new PageFiles(job.requests, writer, items);
     await job.fetch(attempt, files);
     attempt.stop.signal.throwIfAborted();
+    failpoint('fetched');
     const { members } = (await writer.finish?.()) ?? { members: 0 };
     attempt.stop.signal.throwIfAborted();
     return { files, hasShard: members > 0 };
@@ -180,7 +188,9 @@ async function publish(
   if ((await job.sink.shards?.publish(seq, nonce)) !== true) {
     throw new FetchError('sink', `the shard of page ${seq} was counted, and is not there any more`);
   }
+  failpoint('published');
   const dropped = await store.drop(job.id, seq, nonce);
+  failpoint('dropped');
   if (dropped.kind === 'stop') return;
   wakeUps.told(job.id, dropped.state === 'running' ? 'progress' : 'state');
   await queue.add(job.id, dropped);
@@ -195,6 +205,7 @@ async function listAndHandOn(
 ): Promise<{ run: Run; advanced: Hints } | null> {
   try {
     let run = await list(context, job, attempt, begun);
+    failpoint('listed');
     let advanced = await advance(context, job, attempt, run);
     if (advanced.kind === 'loop' && run.tokens.length > 1) {
       // The pages before the one that closes the loop are as good as any.

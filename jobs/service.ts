@@ -5,6 +5,7 @@ import type { Logger } from 'pino';
 import { uuidv7 } from 'uuidv7';
 import { checkPatched, fillDefaults, patchJob } from '../src/check-job.ts';
 import { badRequest, FetchError, Problem } from '../src/errors.ts';
+import { failpoint } from '../src/failpoint.ts';
 import type { ListFormat } from '../src/records.ts';
 import { connectRedis, isRedisAway } from '../src/redis.ts';
 import type { Failure, Job, JobPatch, JobRequest, JobSpec, JobState, WorkerInfo } from '../src/schemas.ts';
@@ -92,6 +93,7 @@ class RedisJobService {
         throw new Problem('idempotency_conflict', 'this Idempotency-Key came with another body before: use a new one');
       }
       if (created.kind !== 'ok') return { job: await this.#read(created.first), replayed: true };
+      failpoint('created');
       this.#told(id, 'state');
       await this.#hint(id, created);
       return { job: await this.#read(id), replayed: false };

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { closeSync, openSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { FetchError, systemCode } from '../errors.ts';
+import { failpoint } from '../failpoint.ts';
 import { privateFolder } from '../names.ts';
 import type { DirectorySinkSpec } from '../schemas.ts';
 import { folderOf, type Folders } from './folders.ts';
@@ -91,7 +92,9 @@ class DirectorySink implements Sink, PageWriter {
       this.#temporary.twice(() => {
         this.#folders.enter(folderOf(name), true);
         writeFileSync(this.#putPath, body, { flush: this.#sync });
+        failpoint('written');
         renameSync(this.#putPath, this.#folders.root + name);
+        failpoint('stored');
       });
     } catch (error) {
       removeQuietly(this.#putPath);
@@ -113,7 +116,9 @@ class DirectorySink implements Sink, PageWriter {
         () => {
           this.#temporary.twice(() => {
             enter();
+            failpoint('written');
             renameSync(path, this.#folders.root + name);
+            failpoint('stored');
           });
         },
         this.#sync,

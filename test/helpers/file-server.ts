@@ -75,6 +75,8 @@ export interface FileServerOptions {
   next?: 'marker' | 'next-file' | 'url' | 'link' | 'page' | 'offset';
   /** What a page holds: names (default), or objects `{ name, size, url }`. */
   items?: 'names' | 'objects';
+  /** What the pages list, in place of the files there are. */
+  listing?: readonly unknown[];
   /** The page is the bare array instead of `{ "FileNames": […] }`; for `link`, `page` and `offset`. */
   bare?: boolean;
   /** Each answer waits so long. Default 0. */
@@ -160,7 +162,8 @@ class TestFileServer implements FileServer {
   maxInFlight = 0;
   connections = 0;
   port = 0;
-  #options: Required<FileServerOptions>;
+  #options: Required<Omit<FileServerOptions, 'listing'>>;
+  #listing: readonly unknown[] | null;
   #names: readonly string[] | null;
   #known: ReadonlySet<string>;
   #bodies: Readonly<Record<string, Uint8Array | string>>;
@@ -173,7 +176,8 @@ class TestFileServer implements FileServer {
   #latches: { path: string; times: number; kind: 'requested' | 'abandoned'; resolve: () => void }[] = [];
   #abandoned = new Set<string>();
 
-  constructor(options: FileServerOptions) {
+  constructor({ listing, ...options }: FileServerOptions) {
+    this.#listing = listing ?? null;
     this.#options = {
       files: 10,
       fileBytes: 100,
@@ -258,10 +262,10 @@ class TestFileServer implements FileServer {
   async up(): Promise<void> {
     if (this.#server !== null) return;
     const server = createServer({ noDelay: true }, (socket) => this.#accept(socket));
+    this.#server = server;
     server.listen({ port: this.port, host: '127.0.0.1', backlog: 4096 });
     await once(server, 'listening');
     this.port = (server.address() as AddressInfo).port;
-    this.#server = server;
   }
 
   stop(): Promise<void> {
@@ -432,13 +436,13 @@ class TestFileServer implements FileServer {
 
   #page(url: URL): { status: number; headers: Record<string, string>; body: Uint8Array } {
     const { pageSize, next, bare, items } = this.#options;
-    const size = this.#names?.length ?? (this.#options.files as number);
+    const size = (this.#listing ?? this.#names)?.length ?? (this.#options.files as number);
     const param = next === 'page' || next === 'offset' ? next : 'next-marker';
     const asked = Number(url.searchParams.get(param) ?? (next === 'page' ? 1 : 0));
     const from = next === 'page' ? (asked - 1) * pageSize : asked;
     const to = Math.min(from + pageSize, size);
-    const list: unknown[] = [];
-    for (let index = from; index < to; index++) {
+    const list: unknown[] = this.#listing?.slice(from, to) ?? [];
+    for (let index = from; index < to && this.#listing === null; index++) {
       const name = this.#names === null ? `${index}.bin` : this.#names[index]!;
       const object = () => ({ name, size: this.bodyOf(name).length, url: this.origin + this.pathOf(name) });
       list.push(items === 'names' ? name : object());

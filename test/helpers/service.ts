@@ -11,6 +11,8 @@ const main = fileURLToPath(new URL('../../src/main.ts', import.meta.url));
 
 export type Role = 'supervisor' | 'api' | 'worker' | 'redis';
 
+const services: TestService[] = [];
+
 /** The whole service as `npm start` runs it, on folders of its own. */
 export class TestService {
   readonly dataDir = join(temporaryFolder(), 'data');
@@ -24,7 +26,9 @@ export class TestService {
 
   constructor(settings: Record<string, string> = {}) {
     this.#settings = settings;
-    process.once('exit', () => this.killAll());
+    // One listener for all of them: Node warns of a leak at the eleventh.
+    if (services.length === 0) process.once('exit', () => services.forEach((service) => service.killAll()));
+    services.push(this);
   }
 
   /** Starts it, also again on the same folders; resolves when the API listens and has reached Redis. */

@@ -1,0 +1,29 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { faultNames, type FaultName } from './chaos/faults.ts';
+import { playRound } from './chaos/round.ts';
+
+const at = faultNames.filter((name) => name.includes(' when '));
+
+/** A short selection of what `npm run chaos` does. */
+const rounds: { title: string; seed: number; faults: readonly FaultName[] }[] = [
+  {
+    title: 'everything killed at once, workers and Redis',
+    seed: 19,
+    faults: ['kill all', 'kill redis', 'kill worker'],
+  },
+  { title: 'Redis rolled back, connections cut', seed: 36, faults: ['roll back redis', 'cut connections'] },
+  { title: 'workers and Redis stopped for longer than the lock', seed: 36, faults: ['stop worker', 'stop redis'] },
+  { title: 'the disk full for a while', seed: 36, faults: ['fill disk'] },
+  { title: 'file servers in trouble', seed: 19, faults: ['server down', 'server throttles', 'server hangs'] },
+  { title: 'an end between two steps of the protocol', seed: 36, faults: at },
+];
+
+for (const { title, seed, faults } of rounds) {
+  test(`nothing is lost or counted twice: ${title}`, async () => {
+    const { violations, injected, output } = await playRound(seed, faults);
+    assert.deepEqual(violations, [], output);
+    // Where nobody may mount a file system, no disk can be filled.
+    assert.ok(injected.length > 0 || faults.includes('fill disk'), 'no fault was injected');
+  });
+}
