@@ -32,6 +32,7 @@ export interface JobParts {
   readonly sink: Sink;
   /** Where its URLs are listed, if its source is such a list. */
   readonly urlList: JobList;
+  readonly openSink: () => Promise<Sink>;
   readonly redis: Redis;
   readonly fetcher: Fetcher;
   readonly worker: string;
@@ -49,7 +50,7 @@ export interface JobParts {
 /** One job on this worker: its pages in work, and what it tells and asks Redis about them a few times a second. */
 export class JobInWork {
   readonly id: string;
-  readonly sink: Sink;
+  sink: Sink;
   readonly urlList: JobList;
   readonly source: ReturnType<typeof sourceOf>;
   readonly requests: Requests;
@@ -154,6 +155,11 @@ export class JobInWork {
     this.#bytesEnded += files.bytes;
     files.abandon();
     this.requests.dropAbandoned();
+  }
+
+  /** Tries again where the sink could not be opened: the disk may have room by now. */
+  async openSink(): Promise<void> {
+    if (this.sink.broken !== undefined) this.sink = await this.#parts.openSink();
   }
 
   /** Gets one URL of the listing, as GetListing says. Throws FetchError; also when the attempt is stopped. */

@@ -130,6 +130,7 @@ async function work(context: PageContext, job: JobInWork, attempt: Attempt, begu
   wakeUps.told(job.id, 'progress');
   await queue.add(job.id, advanced);
   failpoint('enqueued');
+  await job.openSink();
   attempt.failedBefore = run.failedBefore;
   const { files, hasShard } = await fetchAndStore(job, attempt, run);
   // Before the commit: a pulse would take the entry that is gone then for lost.

@@ -153,10 +153,15 @@ export class DownloadWorker implements ShownWorker {
       const remedy = 'raise the limit of open files (ulimit -n) of the workers, or run more of them';
       this.logger.warn({ job: id, concurrency, maxConnections }, `fewer connections than the job may have: ${remedy}`);
     }
+    const open = (): Promise<Sink> => this.#openSink(id, spec);
+    const sink = await open();
+    if (sink.broken !== undefined && !spec.dryRun)
+      this.logger.error({ err: sink.broken, job: id }, 'the sink cannot be opened');
     return new JobInWork({
       id,
       order,
-      sink: await this.#openSink(id, spec),
+      sink,
+      openSink: open,
       urlList: this.#urlFiles.of(id),
       redis: this.#redis,
       fetcher: this.#fetcher,
@@ -177,14 +182,13 @@ export class DownloadWorker implements ShownWorker {
     return highest;
   }
 
-  /** A sink that cannot be opened makes each file fail with its reason: the job tells, and never hangs. */
+  /** A sink that cannot be opened makes each file of a page fail with its reason: the job tells, and never hangs. */
   async #openSink(jobId: string, spec: JobSpec): Promise<Sink> {
     if (spec.dryRun) return brokenSink(new FetchError('sink', 'a dry run writes nothing'));
     try {
       return await openSink(spec.sink, { dataDir: this.#dataDir, jobId, workerId: this.id });
     } catch (error) {
       if (!(error instanceof FetchError)) throw error;
-      this.logger.error({ err: error, job: jobId }, 'the sink cannot be opened');
       return brokenSink(error);
     }
   }

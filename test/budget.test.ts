@@ -204,6 +204,7 @@ function jobOn(redis: Redis, spec: JobSpec) {
     order: { spec, version: 0 },
     sink: { page: () => writer, sweep: () => {}, close: () => {} },
     urlList: urlFiles().of('j'),
+    openSink: () => assert.fail(),
     redis,
     fetcher: fetcher as unknown as Fetcher,
     worker: 'me',

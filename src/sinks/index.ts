@@ -73,6 +73,8 @@ export interface Shards {
 
 /** One job's sink, opened by one worker process. */
 export interface Sink {
+  /** Why it could not be opened; another try may end otherwise. */
+  readonly broken?: FetchError;
   /** A writer for one attempt (`nonce`) at the page `seq`, which lists `names`. */
   page(seq: number, nonce: string, names: readonly string[]): PageWriter;
   readonly shards?: Shards;
@@ -105,5 +107,5 @@ export function brokenSink(error: FetchError): Sink {
   const fail = (): never => {
     throw error;
   };
-  return { page: () => ({ find: fail, put: fail, open: fail }), sweep: () => {}, close: () => {} };
+  return { broken: error, page: () => ({ find: fail, put: fail, open: fail }), sweep: () => {}, close: () => {} };
 }
