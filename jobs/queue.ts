@@ -13,6 +13,11 @@ export interface Hint {
 const QUEUE = 'pages';
 /** One check is made for all consumers together, however many there are. */
 const STALLED_CHECK_MS_MIN = 250;
+/** No hint is put off for longer. */
+const DELAY_MS_MAX = 20_000;
+/** BullMQ orders delayed jobs by their times in ms, times this. */
+const DELAYED_SCORE = 0x1000;
+const OVERDUE_MAX = 1000;
 
 export class PageQueue {
   readonly #queue: Queue<Hint>;
@@ -62,12 +67,26 @@ export class PageQueue {
     return new BullMQAdapter(this.#queue, { readOnlyMode: true, description: 'Hints: "look at page n of job x"' });
   }
 
+  /**
+   * Takes up hints that are put off for longer than any may be: whoever did that has a clock that is ahead of this one's,
+   * and nobody else would look at them before that time. A hint that comes too early is put off again.
+   */
+  async takeUpOverdue(): Promise<void> {
+    const latest = (Date.now() + DELAY_MS_MAX) * DELAYED_SCORE;
+    const ids = await this.#redis.zrangebyscore(this.#queue.toKey('delayed'), latest, '+inf', 'LIMIT', 0, OVERDUE_MAX);
+    for (const id of ids) {
+      const job = await this.#queue.getJob(id);
+      // Another worker may have been first.
+      await job?.promote().catch(() => {});
+    }
+  }
+
   async close(): Promise<void> {
     await this.#queue.close();
   }
 }
 
-/** What becomes of a hint. `back`: it waits again at once, for any worker. */
+/** What becomes of a hint. `back`: it waits again at once, for any worker; `later`: after at most 20 s. */
 export type HintOutcome = { kind: 'done' } | { kind: 'back' } | { kind: 'later'; delayMs: number };
 
 export interface HintConsumerOptions {

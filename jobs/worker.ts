@@ -239,9 +239,10 @@ export class DownloadWorker implements ShownWorker {
     return new Set(living.filter((worker) => !isDead(worker, this.#place)).map(({ id }) => id)).add(this.id);
   }
 
-  /** Puts back hints that got lost. Part of correctness: everything that adds hints may be killed before it does. */
+  /** Puts back hints that got lost, or were put off by a wrong clock. Part of correctness: everything that adds hints may be killed before it does. */
   async #sweep(): Promise<void> {
     for (const id of await this.store.active()) await this.queue.add(id, await this.store.todo(id));
+    await this.queue.takeUpOverdue();
   }
 
   async #sweepUrlFiles(): Promise<void> {
