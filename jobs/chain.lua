@@ -58,6 +58,16 @@ end
 
 local function mine(e, nonce) return state == 'running' and e and e.nonce == nonce end
 
+-- Whether a worker may still have requests of that job in flight, and store what they bring.
+local function leased(job)
+  local all = call('HGETALL', J:sub(1, #J - #id) .. job .. ':l')
+  for i = 2, #all, 2 do
+    local ends = all[i]:match('^%d+ %d+ (%d+)$')
+    if ends and tonumber(ends) > tonumber(now) then return true end
+  end
+  return false
+end
+
 -- The end of every operation that takes an entry out: the final state where none is left, else the frontier's turn.
 local function settle()
   local left = call('HLEN', I)
@@ -70,7 +80,8 @@ local function settle()
     if state ~= 'paused' then
       call('SREM', KEYS[7], id)
       local path = call('HGET', J, 'sinkPath')
-      if path and call('HGET', KEYS[8], path) == id then call('HDEL', KEYS[8], path) end
+      local free = state ~= 'cancelled' or not leased(id) -- else pathInUse finds out when it is
+      if free and path and call('HGET', KEYS[8], path) == id then call('HDEL', KEYS[8], path) end
     end
     return {}
   end
@@ -87,20 +98,25 @@ local function looped(brent, token)
   return false
 end
 
--- The active job whose sink path is this one, holds it, or lies in it.
+-- The job whose sink path is this one, holds it, or lies in it; and whether that one was cancelled a moment ago.
 local function pathInUse(path)
   local all = call('HGETALL', KEYS[8])
   for i = 1, #all, 2 do
     local a, b = all[i] .. '/', path .. '/'
-    if a:sub(1, #b) == b or b:sub(1, #a) == a then return all[i + 1] end
+    if a:sub(1, #b) == b or b:sub(1, #a) == a then
+      local user = all[i + 1]
+      if call('SISMEMBER', KEYS[7], user) == 1 then return user, false end
+      if leased(user) then return user, true end
+      call('HDEL', KEYS[8], all[i])
+    end
   end
 end
 
 -- Makes the job one of the active ones, unless there are as many as may be, or its path is in use: then says so.
 local function activate(most, path)
   if call('SCARD', KEYS[7]) >= tonumber(most) then return { 'full' } end
-  local user = pathInUse(path)
-  if user then return { 'path_in_use', user } end
+  local user, leaving = pathInUse(path)
+  if user then return { leaving and 'path_leaving' or 'path_in_use', user } end
   call('SADD', KEYS[7], id)
   call('HSET', KEYS[8], path, id)
 end
@@ -341,10 +357,11 @@ function operations.claim()
   return { 'ok', unpack(call('HMGET', J, 'dataId', 'dataDir')) }
 end
 
--- A finished job's record goes.   3… further keys to remove
+-- A finished job's record goes.   3 its leases: they stay while there are any   4… further keys to remove
 function operations.delete()
   if call('SISMEMBER', KEYS[7], id) == 1 then return { 'conflict', state } end
-  call('DEL', J, I, T, S, F, P, unpack(ARGV, 3))
+  if leased(id) then call('EXPIRE', ARGV[3], 60) else call('DEL', ARGV[3]) end
+  call('DEL', J, I, T, S, F, P, unpack(ARGV, 4))
   call('ZREM', KEYS[9], id)
   return { 'ok' }
 end

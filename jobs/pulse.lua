@@ -14,7 +14,10 @@ local clock = call('TIME')
 local second = tonumber(clock[1])
 local now = second * 1000 + tonumber(clock[2]) / 1000
 local state, epoch, version = unpack(call('HMGET', J, 'state', 'epoch', 'version'))
-if not state then return { 'gone', '0', 0, '0', 0, '{}', '0' } end
+if not state then
+  if ARGV[2] == '0' and ARGV[3] == '0' then call('HDEL', L, ARGV[1]) end
+  return { 'gone', '0', 0, '0', 0, '{}', '0' }
+end
 
 -- Concurrency: leases. What is held over all workers never exceeds the limit, because a worker is granted only what
 -- the others do not hold, and holds what it has in flight until that has ended. Each is entitled to an even share

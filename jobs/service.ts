@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
 import type { Logger } from 'pino';
 import { uuidv7 } from 'uuidv7';
@@ -15,6 +16,7 @@ import { JobEvents, type EventStream } from './events.ts';
 import { failuresAfter, failuresPage } from './failures.ts';
 import { readFigures, type Figures } from './figures.ts';
 import { answerTo, pagesInFlightMax, statesFor, type Verb } from './model.ts';
+import { LEASE_MS } from './pulse.ts';
 import { PageQueue } from './queue.ts';
 import { ChainStore, jobKeys, sharedKeys, type Hints, type Refused } from './store.ts';
 import { readJobs } from './view.ts';
@@ -28,6 +30,9 @@ const SCAN_BATCHES_MAX = 40;
 /** How often a call is tried anew whose job changed meanwhile. */
 const TURNS_MAX = 10;
 
+/** A worker that is not heard of has no lease any more after this. */
+const LEAVING_MS_MAX = LEASE_MS + 1000;
+const LEAVING_POLL_MS = 50;
 /** When a place among the active jobs may be free again is not known: seldom enough for many who wait. */
 const FULL_RETRY_SECONDS = 10;
 
@@ -77,7 +82,7 @@ class RedisJobService {
       const id = uuidv7();
       const spec = await this.#prepare(request, id);
       const source = sourceOf(spec);
-      const created = await this.#store.create({
+      const newJob = {
         id,
         spec,
         firstToken: source.first(),
@@ -86,9 +91,10 @@ class RedisJobService {
         activeJobsMax: this.#activeJobsMax,
         idempotency:
           idempotencyKey === null ? null : { key: digest(idempotencyKey), digest: digest(canonical(request)) },
-      });
+      };
+      const created = await oncePathIsLeft(() => this.#store.create(newJob));
       if (created.kind !== 'ok') await this.#urlFiles.of(id).remove();
-      if (created.kind === 'full' || created.kind === 'path_in_use') throw this.#refused(created);
+      if (created.kind === 'full' || 'user' in created) throw this.#refused(created);
       if (created.kind === 'other_request') {
         throw new Problem('idempotency_conflict', 'this Idempotency-Key came with another body before: use a new one');
       }
@@ -157,8 +163,9 @@ class RedisJobService {
    */
   retry(id: string, which: { reason: string | null; statusCode: number | null }): Promise<Job> {
     return this.#asAllowed(id, 'retry', async () => {
-      const outcome = await this.#store.retry(id, { ...which, activeJobsMax: this.#activeJobsMax });
-      if (outcome.kind === 'full' || outcome.kind === 'path_in_use') throw this.#refused(outcome);
+      const wanted = { ...which, activeJobsMax: this.#activeJobsMax };
+      const outcome = await oncePathIsLeft(() => this.#store.retry(id, wanted));
+      if (outcome.kind === 'full' || 'user' in outcome) throw this.#refused(outcome);
       if (outcome.kind === 'ok') await this.#hint(id, outcome);
       return outcome.kind === 'ok';
     });
@@ -286,11 +293,9 @@ class RedisJobService {
   }
 
   #refused(refused: Refused): Problem {
-    if (refused.kind === 'path_in_use') {
-      return new Problem(
-        'conflict',
-        `the active job ${refused.user} writes to the same sink path, or above or below it`,
-      );
+    if (refused.kind !== 'full') {
+      const what = refused.kind === 'path_in_use' ? 'active job' : 'job that was cancelled just now,';
+      return new Problem('conflict', `the ${what} ${refused.user} writes to the same sink path, or above or below it`);
     }
     const detail = `there are ${this.#activeJobsMax} active jobs, the most that may be`;
     return new Problem('too_many_requests', detail, { retryAfterSeconds: FULL_RETRY_SECONDS });
@@ -341,6 +346,16 @@ class RedisJobService {
       if (!isRedisAway(error)) throw error;
       throw new Problem('unavailable', 'Redis does not answer; nothing is lost, try again in a moment');
     }
+  }
+}
+
+/** Tries again while the path's last user was cancelled, but not all workers have let go of it: a fraction of a second. */
+async function oncePathIsLeft<T extends { kind: string }>(attempt: () => Promise<T>): Promise<T> {
+  const deadline = performance.now() + LEAVING_MS_MAX;
+  for (;;) {
+    const outcome = await attempt();
+    if (outcome.kind !== 'path_leaving' || performance.now() > deadline) return outcome;
+    await sleep(LEAVING_POLL_MS);
   }
 }
 

@@ -90,8 +90,11 @@ export interface NewJob {
   readonly idempotency: { key: string; digest: string } | null;
 }
 
-/** Why a job cannot be active: another one writes to its sink path, or there are as many as may be. */
-export type Refused = { kind: 'path_in_use'; user: string } | { kind: 'full' };
+/**
+ * Why a job cannot be active: another one writes to its sink path (`path_leaving`: it was cancelled, but a worker may still have
+ * requests of it in flight), or there are as many as may be.
+ */
+export type Refused = { kind: 'path_in_use' | 'path_leaving'; user: string } | { kind: 'full' };
 
 export type Created = ({ kind: 'ok' } & Hints) | { kind: 'replayed' | 'other_request'; first: string } | Refused;
 
@@ -301,7 +304,7 @@ function orderFields({ headers, ...shown }: JobSpec): string[] {
 
 function refused([kind, detail]: readonly unknown[]): Refused | null {
   if (kind === 'full') return { kind };
-  return kind === 'path_in_use' ? { kind, user: String(detail) } : null;
+  return kind === 'path_in_use' || kind === 'path_leaving' ? { kind, user: String(detail) } : null;
 }
 
 function hints(answer: readonly unknown[]): Hints {

@@ -473,12 +473,25 @@ test('finished files and bytes are summed up by second over all workers, in a ke
   assert.ok((await redis.ttl(keys.rate)) > 0);
 });
 
-test('the leases and rates of a job go with it', async () => {
+test('the leases and rates of a job go with it, but stay for a while where a worker may be at work', async () => {
   await store.begin('j', 0, 0, 'n');
   await ask({ wanted: 5, startsWanted: 1, startsPerSecond: 1, files: 1, bytes: 1 });
   await store.advance('j', 0, 'n', { cap: 4, listed: 0, tokens: ['a'], next: null });
   await store.commit('j', 0, 'n', {}, []);
   assert.equal(await redis.exists(keys.leases, keys.rate), 2);
+  await store.delete('j');
+  assert.deepEqual(await redis.keys('*'), [keys.leases]);
+  assert.ok((await redis.ttl(keys.leases)) > 0);
+  await ask({ wanted: 0, inFlight: 0 });
+  assert.equal(await redis.hget(keys.leases, 'me'), null);
+});
+
+test('the leases and rates of a job that no worker is at any more go with it', async () => {
+  await store.begin('j', 0, 0, 'n');
+  await ask({ wanted: 5, startsWanted: 1, startsPerSecond: 1, files: 1, bytes: 1 });
+  await store.advance('j', 0, 'n', { cap: 4, listed: 0, tokens: ['a'], next: null });
+  await store.commit('j', 0, 'n', {}, []);
+  await ask({ wanted: 0, inFlight: 0 });
   await store.delete('j');
   assert.deepEqual(await redis.keys('*'), []);
 });

@@ -362,6 +362,8 @@ async function redisKeys({ world }: Evidence): Promise<Iterable<string>> {
     /^(idem|calls):/,
     /^(pages|events):(meta|id|events|stalled-check)$/,
   ];
+  // The path of a cancelled job is looked at when somebody wants it.
+  if (world.jobs.some(({ cancelAsked }) => cancelAsked)) allowed.push(/^sinks$/);
   for (const { id, plan } of world.jobs) {
     if (plan.brokenAt !== null) allowed.push(new RegExp(`^job:${id}:[st]$`));
   }
