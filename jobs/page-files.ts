@@ -10,6 +10,11 @@ import { Transfer, type TransferOwner } from './transfer.ts';
 const SETTLED_AT_ONCE_MAX = 256;
 const TWO_URLS = 'the page lists this name with two URLs';
 
+/** No fault of the file's: it is asked for again. */
+const TOO_LATE = new FetchError('sink', 'the worker was not heard of for too long to store anything', {
+  retryable: true,
+});
+
 /** The files of one page: which are still to be fetched, and what became of the others. */
 export class PageFiles {
   readonly items: readonly (SourceFile | BadItem)[];
@@ -187,11 +192,32 @@ export class FileTransfer extends Transfer {
   }
 
   open(): BodyWriter {
-    return this.#writer.open(this.#item.name, this.#item);
+    const writer = this.#writer.open(this.#item.name, this.#item);
+    return {
+      write: (chunk) => writer.write(chunk),
+      finish: () => {
+        this.#checkLease();
+        writer.finish();
+      },
+      abort: () => writer.abort(),
+    };
+  }
+
+  override charge(error: FetchError): void {
+    if (error === TOO_LATE) this.repeat();
+    else super.charge(error);
+  }
+
+  /** Others may have the page by now, or another job the folder. */
+  #checkLease(): void {
+    if (!this.owner.mayStore) throw TOO_LATE;
   }
 
   protected succeed(answer: Answer): void {
-    if (answer.body !== null) this.#writer.put(this.#item.name, answer.body, this.#item);
+    if (answer.body !== null) {
+      this.#checkLease();
+      this.#writer.put(this.#item.name, answer.body, this.#item);
+    }
     this.page.downloaded(answer.bytes, this.#weight);
     this.owner.tally.downloaded += this.#weight;
     this.owner.tally.bytes += answer.bytes;

@@ -106,6 +106,10 @@ export class Requests implements TransferOwner {
     this.#grantedUntilMs = untilMs;
   }
 
+  get mayStore(): boolean {
+    return performance.now() < this.#grantedUntilMs;
+  }
+
   /** Whether what was granted before may be others' by now. */
   lapsed(nowMs: number): boolean {
     return nowMs > this.#grantedUntilMs && this.inFlight > 0;

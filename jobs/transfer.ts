@@ -14,6 +14,8 @@ const PROBE_BYTES_MAX = 65_536;
 
 /** What a transfer needs of the job it belongs to. */
 export interface TransferOwner {
+  /** Whether this worker was heard of lately: no other has what it has in flight. */
+  readonly mayStore: boolean;
   readonly spec: JobSpec;
   /** The job's headers, flat, and the one origin they may be sent to, null for none. */
   readonly headers: readonly string[];

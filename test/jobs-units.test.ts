@@ -225,6 +225,7 @@ const origin = 'http://127.0.0.1:9';
 const elsewhere = 'http://127.0.0.1:8';
 
 class Owner implements TransferOwner {
+  readonly mayStore = true;
   readonly spec: JobSpec;
   readonly headers = ['authorization', 'Bearer x'];
   readonly headersOrigin = origin;

@@ -20,6 +20,7 @@ class Recorded extends Transfer {
     const owner: TransferOwner = {
       spec,
       headers: [],
+      mayStore: true,
       headersOrigin: name,
       tally: new Tally(),
       ended: () => {},
