@@ -15,17 +15,14 @@ import type { Upload, UrlFiles } from '../src/url-files.ts';
 import { JobEvents, type EventStream } from './events.ts';
 import { failuresAfter, failuresPage } from './failures.ts';
 import { readFigures, type Figures } from './figures.ts';
+import { jobsPage } from './job-list.ts';
 import { answerTo, pagesInFlightMax, statesFor, type Verb } from './model.ts';
 import { LEASE_MS } from './pulse.ts';
 import { PageQueue } from './queue.ts';
-import { ChainStore, jobKeys, sharedKeys, type Hints, type Refused } from './store.ts';
+import { ChainStore, jobKeys, type Hints, type Refused } from './store.ts';
 import { readJobs } from './view.ts';
 import { WakeUpSender, type Change } from './wake-ups.ts';
 import { beat } from './workers.ts';
-
-const SCAN_BATCH = 500;
-/** How much one request looks through for entries that match; the next request goes on from there. */
-const SCAN_BATCHES_MAX = 40;
 
 /** How often a call is tried anew whose job changed meanwhile. */
 const TURNS_MAX = 10;
@@ -125,22 +122,7 @@ class RedisJobService {
     limit: number;
     cursor?: string;
   }): Promise<{ jobs: Job[]; nextCursor: string | null }> {
-    return this.#reach(async () => {
-      const jobs: Job[] = [];
-      let from = query.cursor === undefined ? '+' : `(${query.cursor}`;
-      for (let batches = 0; batches < SCAN_BATCHES_MAX; batches += 1) {
-        const size = query.state === undefined ? query.limit : SCAN_BATCH;
-        const ids = await this.#redis.zrevrangebylex(sharedKeys.jobs, from, '-', 'LIMIT', 0, size + 1);
-        const matching = query.state === undefined ? ids : await this.#inState(ids, query.state);
-        const wanted = matching.slice(0, query.limit - jobs.length);
-        for (const job of await readJobs(this.#redis, wanted)) if (job !== null) jobs.push(job);
-        const last = matching.length > wanted.length ? wanted.at(-1) : ids.length > size ? ids.at(-1) : undefined;
-        if (last === undefined) return { jobs, nextCursor: null };
-        if (jobs.length >= query.limit || matching.length > wanted.length) return { jobs, nextCursor: last };
-        from = `(${last}`;
-      }
-      return { jobs, nextCursor: from.slice(1) };
-    });
+    return this.#reach(() => jobsPage(this.#redis, query));
   }
 
   /**
@@ -330,13 +312,6 @@ class RedisJobService {
     } catch (error) {
       this.#logger.warn({ err: error, job: id }, 'the hint was not added; a worker will');
     }
-  }
-
-  async #inState(ids: readonly string[], state: JobState): Promise<string[]> {
-    const pipeline = this.#redis.pipeline();
-    for (const id of ids) pipeline.hget(jobKeys(id).job, 'state');
-    const replies = (await pipeline.exec()) ?? [];
-    return ids.filter((_, index) => replies[index]?.[1] === state);
   }
 
   async #reach<T>(work: () => Promise<T>): Promise<T> {
