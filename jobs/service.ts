@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
@@ -19,6 +18,7 @@ import { jobsPage } from './job-list.ts';
 import { answerTo, pagesInFlightMax, statesFor, type Verb } from './model.ts';
 import { LEASE_MS } from './pulse.ts';
 import { PageQueue } from './queue.ts';
+import { digestOf } from './request-digest.ts';
 import { ChainStore, jobKeys, type Hints, type Refused } from './store.ts';
 import { readJobs } from './view.ts';
 import { WakeUpSender, type Change } from './wake-ups.ts';
@@ -86,8 +86,7 @@ class RedisJobService {
         filesTotal: source.filesTotal,
         cap: pagesInFlightMax(1, spec.limits.concurrency, Infinity),
         activeJobsMax: this.#activeJobsMax,
-        idempotency:
-          idempotencyKey === null ? null : { key: digest(idempotencyKey), digest: digest(canonical(request)) },
+        idempotency: idempotencyKey === null ? null : { key: digestOf(idempotencyKey), digest: digestOf(request) },
       };
       const created = await oncePathIsLeft(() => this.#store.create(newJob));
       if (created.kind !== 'ok') await this.#urlFiles.of(id).remove();
@@ -354,17 +353,4 @@ async function orProblem<T>(work: () => Promise<T>): Promise<T> {
     const kinds = { too_large: 'body_too_large', decode: 'bad_request' } as const;
     throw new Problem(kinds[error.reason as keyof typeof kinds] ?? 'unavailable', error.message);
   }
-}
-
-function digest(text: string): string {
-  return createHash('sha256').update(text).digest('hex');
-}
-
-/** JSON with the keys of every object in order, so that the same body gives the same text. */
-function canonical(value: unknown): string {
-  return JSON.stringify(value, (_, inner: unknown) =>
-    typeof inner === 'object' && inner !== null && !Array.isArray(inner)
-      ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
-      : inner,
-  );
 }

@@ -19,9 +19,10 @@ test('a job that begins on a full disk stores what it fetches once there is room
     service.killAll();
     execFileSync('umount', ['--lazy', service.dataDir]);
   });
+  await service.start();
+  while ((await service.workers()).length === 0);
   const filler = join(service.dataDir, 'filler');
   assert.throws(() => writeFileSync(filler, Buffer.alloc(9_000_000)), { code: 'ENOSPC' });
-  await service.start();
   const server = await fileServer(t, { files: 1_000, pageSize: 100 });
   const release = server.hold('/list?next-marker=100');
   const { id } = await service.post({

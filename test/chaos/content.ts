@@ -63,9 +63,7 @@ class Content {
     switch (odd) {
       case 'missing':
       case 'forbidden':
-        return this.#fails(name, 'http_status');
       case 'broken':
-        this.bodies[name] = Buffer.from('never seen');
         return this.#fails(name, 'http_status');
       case 'bad':
         return this.#fails('[]', 'bad_item', []);

@@ -388,6 +388,8 @@ async function ending({ world }: Evidence): Promise<Iterable<string>> {
   return problems;
 }
 
+/** Who shall end while Redis is away cannot say good-bye to it; and the lines of the stack. */
+const NOT_CLOSED = /^gigafetch: Error: not closed within|^ +at /;
 const LOCK_LOST = 'could not renew lock';
 /** Errors that tell of what was done to the service. */
 const SAID_OF_FAULTS = /died: it is started again|redis cannot be started|the sink cannot be opened/;
@@ -398,6 +400,7 @@ function* log({ world, injected }: Evidence): Iterable<string> {
   const redisAllowed = injected.some(({ allows }) => allows.redis);
   for (const line of world.service.output.split('\n')) {
     if (!line.startsWith('{')) {
+      if (redisAllowed && NOT_CLOSED.test(line)) continue;
       if (line !== '') yield `printed: ${line}`;
       continue;
     }
