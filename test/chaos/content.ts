@@ -40,6 +40,13 @@ const NEXT = {
   offset: 'offset',
 } as const;
 
+/** What is not odd in a sink. */
+const PLAIN_IN: Readonly<Record<JobPlan['sink'], readonly Oddity[]>> = {
+  directory: [],
+  tar: ['folder', 'double'],
+  ndjson: ['folder', 'double', 'empty'],
+};
+
 interface Listed extends Expected {
   readonly item: unknown;
 }
@@ -58,7 +65,8 @@ class Content {
     for (let index = 0; index < plan.files; index += 1) this.#add(index, odd.get(index) ?? null);
   }
 
-  #add(index: number, odd: Oddity | null): void {
+  #add(index: number, planned: Oddity | null): void {
+    const odd = planned !== null && PLAIN_IN[this.#plan.sink].includes(planned) ? null : planned;
     const name = nameOf(this.#plan, index, odd);
     switch (odd) {
       case 'missing':
@@ -92,7 +100,7 @@ class Content {
 
   #good(name: string, index: number, odd: Oddity | null): void {
     const { existing, thereEvery } = this.#plan;
-    const body = bodyOf(name, index, odd);
+    const body = bodyOf(this.#plan, name, index, odd);
     this.bodies[name] = body;
     let skipped = false;
     // Only what nothing else is odd about: what it was before is known.
@@ -165,7 +173,7 @@ function breakOff({ brokenAt, pageSize, next }: JobPlan, server: FileServer, nam
 }
 
 function order(plan: JobPlan, server: FileServer, path: string, content: Content): JobRequest {
-  const { objects, bare, next, existing, concurrency, maxOutageMs } = plan;
+  const { objects, bare, next, existing, concurrency, maxOutageMs, sink, compression, shardBytes } = plan;
   const doomed = content.listed.filter(({ outcome }) => outcome === 'failed').length;
   return {
     source: {
@@ -175,7 +183,7 @@ function order(plan: JobPlan, server: FileServer, path: string, content: Content
       ...(bare ? { namesField: '' } : {}),
       ...(objects ? { nameField: '/name', sizeField: '/size', urlField: '/url' } : {}),
     },
-    sink: { type: 'directory', path },
+    sink: sink === 'directory' ? { type: sink, path } : { type: sink, path, compression, shardBytes },
     existing,
     retry: { attempts: ATTEMPTS, baseDelayMs: 5, maxDelayMs: 100, maxOutageMs },
     limits: {
@@ -194,8 +202,9 @@ function nameOf({ names }: JobPlan, index: number, odd: Oddity | null): string {
   return `${name}.bin`;
 }
 
-function bodyOf(name: string, index: number, odd: Oddity | null): Uint8Array {
+function bodyOf({ sink }: JobPlan, name: string, index: number, odd: Oddity | null): Uint8Array {
   const bytes = odd === 'empty' ? 0 : odd === 'large' ? LARGE_BYTES : 20 + ((index * 7919) % 300);
+  if (sink === 'ndjson') return Buffer.from(JSON.stringify({ name, fill: 'x'.repeat(bytes) }));
   return bytes === 0 ? Buffer.alloc(0) : Buffer.alloc(bytes, `${name}\n`);
 }
 

@@ -310,20 +310,15 @@ const fixed: Record<Fixed, Fault> = {
   })),
 };
 
-/** No job of a round makes shards. */
-const ofShards: ReadonlySet<FailpointName> = new Set(['sealed', 'published', 'dropped']);
-
 type AtFailpoint = `${'die' | 'stop'} when ${FailpointName}`;
 
 export type FaultName = Fixed | AtFailpoint | keyof typeof steering;
 
 const atFailpoints = Object.fromEntries(
-  failpoints
-    .filter((name) => !ofShards.has(name))
-    .flatMap((name): [AtFailpoint, Fault][] => [
-      [`die when ${name}`, at(name, 'SIGKILL')],
-      [`stop when ${name}`, at(name, 'SIGSTOP')],
-    ]),
+  failpoints.flatMap((name): [AtFailpoint, Fault][] => [
+    [`die when ${name}`, at(name, 'SIGKILL')],
+    [`stop when ${name}`, at(name, 'SIGSTOP')],
+  ]),
 ) as Record<AtFailpoint, Fault>;
 
 export const faults: Readonly<Record<FaultName, Fault>> = { ...fixed, ...steering, ...atFailpoints };

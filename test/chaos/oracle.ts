@@ -3,6 +3,7 @@ import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connectRedis } from '../../src/redis.ts';
+import { damagedMembers, readIndex, readMember } from '../../src/sinks/shards/read-shard.ts';
 import type { Failure, Job } from '../../src/schemas.ts';
 import type { Expected } from './content.ts';
 import type { Allowance } from './faults.ts';
@@ -183,8 +184,9 @@ function* failures(ended: Ended): Iterable<string> {
 }
 
 /** Files may fail with `sink` while the disk is full, not later. */
-function* sinkFailures({ failures, evidence }: Ended): Iterable<string> {
-  if (evidence.injected.some(({ name }) => name === 'wrong clock')) return;
+function* sinkFailures({ running, failures, evidence }: Ended): Iterable<string> {
+  // A shard that cannot be finished fails all its files, at its end.
+  if (running.plan.sink !== 'directory' || evidence.injected.some(({ name }) => name === 'wrong clock')) return;
   for (const { name, reason, at, message } of failures) {
     if (reason !== 'sink') continue;
     const atMs = Date.parse(at) - evidence.world.startedAt;
@@ -196,7 +198,37 @@ function* sinkFailures({ failures, evidence }: Ended): Iterable<string> {
   }
 }
 
-function* files(ended: Ended): Iterable<string> {
+async function files(ended: Ended): Promise<Iterable<string>> {
+  return ended.running.plan.sink === 'directory' ? filesInFolder(ended) : filesInShards(ended);
+}
+
+/** Each member once, of all shards together. */
+async function filesInShards(ended: Ended): Promise<string[]> {
+  const { folder, expected } = ended.running;
+  const spoiltNames = spoilt(ended);
+  const must = new Map<string, Uint8Array>();
+  for (const { name, body } of expected) if (body !== null) must.set(name, body);
+  const problems: string[] = [];
+  const found = new Set<string>();
+  for (const file of readdirSync(folder).filter((name) => /\.(tar|ndjson)(\.gz|\.zst)?$/.test(name))) {
+    const shard = join(folder, file);
+    for await (const { name } of damagedMembers(shard)) problems.push(`has a damaged ${name} in ${file}`);
+    for await (const member of readIndex(shard)) {
+      if (found.has(member.name)) problems.push(`has ${member.name} twice, the second time in ${file}`);
+      found.add(member.name);
+      const pieces: Buffer[] = [];
+      for await (const piece of readMember(shard, member)) pieces.push(piece);
+      const body = must.get(member.name);
+      if (body === undefined || !Buffer.concat(pieces).equals(body))
+        problems.push(`has another ${member.name} in ${file}`);
+    }
+  }
+  if (ended.job.state === 'cancelled') return problems;
+  const lacking = [...must.keys()].filter((name) => !found.has(name) && !spoiltNames.has(name));
+  return problems.concat(lacking.map((name) => `lacks ${name}`));
+}
+
+function* filesInFolder(ended: Ended): Iterable<string> {
   const { running } = ended;
   const { folder, expected } = running;
   const spoiltNames = spoilt(ended);
@@ -261,7 +293,7 @@ function* setbacks({ watch, evidence, running }: Ended): Iterable<string> {
   const { plan } = evidence.world;
   // A run of tiny pages is one page here.
   const pageNames = Math.max(running.plan.pageSize, 1064);
-  const inWork = (plan.workers + 1) * 8 * pageNames;
+  const inWork = running.plan.sink === 'directory' ? (plan.workers + 1) * 8 * pageNames : Infinity;
   for (const { before, after, field } of watch.setbacks) {
     const firm = (firmCounts as readonly string[]).includes(field);
     if (allowedBy(evidence, 'undone', after.atMs)) continue;
@@ -327,7 +359,8 @@ function* requests({ running, job, evidence, allows }: Ended): Iterable<string> 
     running.retried * job.progress.filesFailed;
   evidence.notes.push(`${again} of at most ${most} requests again`);
   // A page that is begun again asks again for what could not be stored.
-  if (again > most && !allows('answers') && !allows('sink'))
+  // A shard is begun from nothing.
+  if (again > most && !allows('answers') && !allows('sink') && plan.sink === 'directory')
     yield `made ${again} requests again, at most ${most} were in flight`;
 }
 
@@ -343,7 +376,7 @@ async function temporaryFiles({ world }: Evidence): Promise<Iterable<string>> {
     world.jobs.flatMap(({ folder }) => {
       const own = join(folder, '.gigafetch');
       return readdirSync(own, { recursive: true, encoding: 'utf8' })
-        .filter((path) => path.startsWith('tmp/') && isFile(join(own, path)))
+        .filter((path) => /^(tmp|shards)\//.test(path) && isFile(join(own, path)))
         .map((path) => `${own}/${path}`);
     }),
   );

@@ -32,6 +32,9 @@ export interface JobPlan {
   readonly odd: readonly { kind: Oddity; at: number }[];
   /** Where the listing breaks off for good; null: nowhere. */
   readonly brokenAt: number | null;
+  readonly sink: 'directory' | 'tar' | 'ndjson';
+  readonly compression: 'none' | 'gzip' | 'zstd';
+  readonly shardBytes: number;
   readonly existing: 'skip' | 'overwrite';
   /** Every so manieth file is there before the job; 0: none. */
   readonly thereEvery: number;
@@ -79,6 +82,9 @@ const job: fc.Arbitrary<JobPlan> = fc
     names: fc.constantFrom('flat', 'folders', 'odd'),
     odd: fc.array(fc.record({ kind: fc.constantFrom(...oddities), at: share }), { maxLength: 12, size: 'max' }),
     brokenAt: fc.option(share, { freq: 10 }).map((at) => (at !== null && at < 0.2 ? at * 5 : null)),
+    sink: fc.constantFrom('directory', 'directory', 'tar', 'ndjson'),
+    compression: fc.constantFrom('none', 'gzip', 'zstd'),
+    shardBytes: fc.constantFrom(65_536, 200_000, 67_108_864),
     existing: fc.constantFrom('skip', 'overwrite'),
     thereEvery: fc.constantFrom(0, 0, 2, 7, 50),
     concurrency: fc.integer({ min: 4, max: 64 }),
@@ -89,12 +95,18 @@ const job: fc.Arbitrary<JobPlan> = fc
   })
   .map(fitted);
 
-/** How many files fit into the pages that a round may have; and only some listings can be a bare array. */
+/** How many files fit into the pages that a round may have; and what does not go together. */
 function fitted({ size, ...plan }: Omit<JobPlan, 'files'> & { size: number }): JobPlan {
   const most = Math.min(5000, plan.pageSize * PAGES_MAX);
   const least = Math.min(most, 200);
   const files = least + Math.floor(size * size * (most - least));
-  return { ...plan, files, bare: plan.bare && ['link', 'page', 'offset'].includes(plan.next) };
+  return {
+    ...plan,
+    files,
+    bare: plan.bare && ['link', 'page', 'offset'].includes(plan.next),
+    // Shards are written anew by each job.
+    thereEvery: plan.sink === 'directory' ? plan.thereEvery : 0,
+  };
 }
 
 /** Draws a plan. `names`: the faults to choose from. */

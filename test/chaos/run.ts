@@ -51,7 +51,7 @@ function tell(round: Round): void {
   process.stdout.write(`seed ${seed}: ${verdict}, ${files} files, ${seconds.toFixed(1)} s; ${what.join(', ')}\n`);
   if (values.verbose) process.stdout.write(`  ${JSON.stringify(round.plan)}\n  ${round.notes.join('\n  ')}\n`);
   if (violations.length === 0) return;
-  for (const { check, message } of violations.slice(0, 20)) process.stdout.write(`  ${check}: ${message}\n`);
+  for (const { check, message } of violations.slice(0, 8)) process.stdout.write(`  ${check}: ${message}\n`);
   const file = join(tmpdir(), `gigafetch-chaos-${seed}.log`);
   const { output, ...rest } = round;
   writeFileSync(file, `${JSON.stringify(rest, null, 2)}\n${output}`);

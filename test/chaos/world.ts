@@ -164,7 +164,8 @@ function mountSmall(folder: string): boolean {
   mkdirSync(folder, { recursive: true });
   if (!mount('-t', 'tmpfs', '-o', `size=${DISK_BYTES}`, 'tmpfs', folder)) return false;
   // One listener for all of them: Node warns of a leak at the eleventh.
-  if (!unmountsAtExit) process.once('exit', () => mounted.forEach(unmount));
+  // Before the folders are removed.
+  if (!unmountsAtExit) process.prependOnceListener('exit', () => mounted.forEach(unmount));
   unmountsAtExit = true;
   mounted.add(folder);
   return true;
