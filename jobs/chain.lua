@@ -218,7 +218,7 @@ local function count(q)
   return number('filesFailed') > failedBefore
 end
 
-local function pauseAtMost(failuresRose)
+local function pauseAtMaxFailures(failuresRose)
   if failuresRose and number('filesFailed') >= number('maxFailures')
     and #seqs(function(flag) return flag ~= 's' end) > 0 then pause('max_failures') end
 end
@@ -231,7 +231,7 @@ function operations.commit()
   if not mine(e, ARGV[4]) or e.flag ~= 'c' then return { 'stop' } end
   local failuresRose = count(q)
   gone(q)
-  pauseAtMost(failuresRose)
+  pauseAtMaxFailures(failuresRose)
   local due = settle()
   return { 'ok', epoch, due, state }
 end
@@ -247,7 +247,7 @@ function operations.seal()
   put(q, e)
   call('HDEL', T, q)
   call('HDEL', P, q)
-  pauseAtMost(failuresRose)
+  pauseAtMaxFailures(failuresRose)
   return { 'ok', epoch, {}, state }
 end
 

@@ -99,8 +99,7 @@ export class JobInWork {
   get runSize(): RunSize {
     const { shards } = this.sink;
     if (shards === undefined) return smallRun;
-    const { settled } = this;
-    const bytes = this.#sum((files) => files.bytes) + this.#bytesEnded;
+    const { settled, bytes } = this;
     return shardRun(shards, {
       meanBytes: settled === 0 ? null : bytes / settled,
       filesPerSecond: settled < RATE_FILES_MIN ? null : (settled * 1000) / (performance.now() - this.#openedMs),
@@ -119,6 +118,11 @@ export class JobInWork {
   /** Files settled by this worker in all. */
   get settled(): number {
     return this.#sum((files) => files.settled) + this.#settledEnded;
+  }
+
+  /** Bytes downloaded by this worker in all. */
+  get bytes(): number {
+    return this.#sum((files) => files.bytes) + this.#bytesEnded;
   }
 
   /** Whether this worker remembers something of the job's origins that its next page here must know. */
@@ -291,8 +295,7 @@ export class JobInWork {
     const { concurrency, requestsPerSecond } = this.spec.limits;
     // A second may hold slots that are used late beside those that are not: spaced a little wider, never more than the limit.
     const startsPerSecond = requestsPerSecond / (1 + START_LATE_MS_MAX / 1000);
-    const { settled } = this;
-    const bytes = this.#sum((files) => files.bytes) + this.#bytesEnded;
+    const { settled, bytes } = this;
     const attempts = [...this.#attempts];
     const { inFlight } = requests;
     const asked = performance.now();

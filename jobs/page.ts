@@ -13,7 +13,7 @@ import { pagesInFlightMax } from './model.ts';
 import { readFailed } from './failures.ts';
 import { PageFiles } from './page-files.ts';
 import type { Hint, HintOutcome, PageQueue } from './queue.ts';
-import type { Begun, ChainStore, Hints, Token } from './store.ts';
+import type { Begun, ChainStore, Committed, Hints, Token } from './store.ts';
 import type { WakeUpSender } from './wake-ups.ts';
 import { walk } from './walk.ts';
 
@@ -142,8 +142,7 @@ async function work(context: PageContext, job: JobInWork, attempt: Attempt, begu
   failpoint(hasShard ? 'sealed' : 'committed');
   if (committed.kind === 'stop') return;
   logger.debug({ job: job.id, page: seq, files: run.items.length }, 'page done');
-  wakeUps.told(job.id, committed.state === 'running' ? 'progress' : 'state');
-  await queue.add(job.id, committed);
+  await tellAndHint(context, job, committed);
   if (hasShard) await publish(context, job, seq, nonce);
   failpoint('done');
 }
@@ -180,21 +179,24 @@ function allFailed(job: JobInWork, attempt: Attempt, items: Run['items'], error:
 }
 
 /** publish → drop → enqueue: gives a sealed shard its name. Throws where it cannot be: the sweeper's next hint tries again. */
-async function publish(
-  { store, queue, wakeUps }: PageContext,
-  job: JobInWork,
-  seq: number,
-  nonce: string,
-): Promise<void> {
+async function publish(context: PageContext, job: JobInWork, seq: number, nonce: string): Promise<void> {
   if ((await job.sink.shards?.publish(seq, nonce)) !== true) {
     throw new FetchError('sink', `the shard of page ${seq} was counted, and is not there any more`);
   }
   failpoint('published');
-  const dropped = await store.drop(job.id, seq, nonce);
+  const dropped = await context.store.drop(job.id, seq, nonce);
   failpoint('dropped');
-  if (dropped.kind === 'stop') return;
-  wakeUps.told(job.id, dropped.state === 'running' ? 'progress' : 'state');
-  await queue.add(job.id, dropped);
+  if (dropped.kind === 'ok') await tellAndHint(context, job, dropped);
+}
+
+/** A page was counted, or its entry is gone: the job may have come to its end, or other pages' turn has come. */
+async function tellAndHint(
+  { queue, wakeUps }: PageContext,
+  { id }: JobInWork,
+  done: Extract<Committed, { kind: 'ok' }>,
+): Promise<void> {
+  wakeUps.told(id, done.state === 'running' ? 'progress' : 'state');
+  await queue.add(id, done);
 }
 
 /** list → advance. Null: the attempt ends here, as it lost the page or the listing failed. */

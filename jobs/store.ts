@@ -77,6 +77,16 @@ export type Counts = Readonly<Record<string, number>>;
 /** A job's `error` as it is kept. `atFrontier`: the listing got no further; else a page was listed once and not again. */
 export type ListingError = Omit<JobError, 'page'> & { readonly atFrontier: boolean };
 
+/** A page whose files are all done: what `commit` and `seal` take. */
+type PageDone = [
+  id: string,
+  seq: number,
+  nonce: string,
+  counts: Counts,
+  failures: readonly string[],
+  settled?: readonly string[],
+];
+
 export interface NewJob {
   readonly id: string;
   readonly spec: JobSpec;
@@ -173,27 +183,13 @@ export class ChainStore {
    * Counts a page whose files are all done, once, whoever else may try; the entry is gone then. `settled`: ids of earlier
    * failures whose files were fetched again, whatever became of them.
    */
-  async commit(
-    id: string,
-    seq: number,
-    nonce: string,
-    counts: Counts,
-    failures: readonly string[],
-    settled: readonly string[] = [],
-  ): Promise<Committed> {
-    return committed(await this.#run('commit', id, commitArgs(seq, nonce, counts, failures, settled)));
+  commit(...page: PageDone): Promise<Committed> {
+    return this.#count('commit', page);
   }
 
   /** As `commit`, but the entry stays until `drop`: the page's shard is finished, and shall get its name. */
-  async seal(
-    id: string,
-    seq: number,
-    nonce: string,
-    counts: Counts,
-    failures: readonly string[],
-    settled: readonly string[] = [],
-  ): Promise<Committed> {
-    return committed(await this.#run('seal', id, commitArgs(seq, nonce, counts, failures, settled)));
+  seal(...page: PageDone): Promise<Committed> {
+    return this.#count('seal', page);
   }
 
   /** The shard that the attempt `nonce` sealed has its name: the entry is gone then. */
@@ -283,6 +279,14 @@ export class ChainStore {
     };
   }
 
+  async #count(
+    operation: 'commit' | 'seal',
+    [id, seq, nonce, counts, failures, settled = []]: PageDone,
+  ): Promise<Committed> {
+    const args = [seq, nonce, JSON.stringify(counts), JSON.stringify(settled), ...inBundles(failures)];
+    return committed(await this.#run(operation, id, args));
+  }
+
   async #run(
     operation: string,
     id: string,
@@ -309,16 +313,6 @@ function refused([kind, detail]: readonly unknown[]): Refused | null {
 
 function hints(answer: readonly unknown[]): Hints {
   return { epoch: Number(answer[1]), seqs: ((answer[2] ?? []) as string[]).map(Number) };
-}
-
-function commitArgs(
-  seq: number,
-  nonce: string,
-  counts: Counts,
-  failures: readonly string[],
-  settled: readonly string[],
-): (string | number)[] {
-  return [seq, nonce, JSON.stringify(counts), JSON.stringify(settled), ...inBundles(failures)];
 }
 
 function committed(answer: readonly unknown[]): Committed {
