@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Job, JobRequest } from '../src/schemas.ts';
 import { fileServer, type FileServer } from './helpers/file-server.ts';
 import { TestService } from './helpers/service.ts';
@@ -55,17 +56,23 @@ test('ten equal jobs share evenly, and one of higher priority gets more', async 
   );
   const counts = () => Promise.all(jobs.map(({ id }) => downloaded(id)));
   const first = jobs[0]!;
-  await service.until(first.id, ({ progress }) => progress.filesDownloaded > 2_000);
-  const even = await counts();
+  /** What each of them fetches while the first one fetches so many. */
+  const during = async (files: number) => {
+    const start = await counts();
+    await service.until(first.id, ({ progress }) => progress.filesDownloaded >= (start[0] ?? 0) + files);
+    return (await counts()).map((count, index) => count - (start[index] ?? 0));
+  };
+  for (const { id } of jobs) await service.until(id, ({ progress }) => progress.filesDownloaded > 0);
+  const even = await during(6_000);
   assert.ok(Math.max(...even) < 2 * Math.min(...even), `shares: ${even.join(', ')}`);
   await fetch(`${service.url}/jobs/${first.id}`, {
     method: 'PATCH',
     headers: { 'content-type': 'application/json' },
     body: JSON.stringify({ priority: 10 }),
   });
-  const start = await counts();
-  await service.until(first.id, ({ progress }) => progress.filesDownloaded > (start[0] ?? 0) + 4_000);
-  const [preferred = 0, ...others] = (await counts()).map((count, index) => count - (start[index] ?? 0));
+  // Workers have a second until it is in force, and what they fetch meanwhile tells nothing.
+  await delay(1_000);
+  const [preferred = 0, ...others] = await during(8_000);
   assert.ok(preferred > 2 * Math.max(...others), `${preferred} against ${others.join(', ')}`);
   for (const { id } of jobs) await cancel(id);
 });
