@@ -36,6 +36,8 @@ export interface JobParts {
   readonly redis: Redis;
   readonly fetcher: Fetcher;
   readonly worker: string;
+  /** How long it may be silent before its pages go to others. */
+  readonly lockMs: number;
   /** Pauses the job, if it still runs in that epoch. */
   readonly pause: (reason: string, epoch: number) => Promise<unknown>;
   /** The order as it is by now; null where there is no such job any more. */
@@ -326,7 +328,8 @@ export class JobInWork {
     this.#bytesBefore = bytes;
     if (answer.version !== this.#version) await this.#reread();
     requests.share = Math.min(1, this.spec.priority / this.#parts.highestPriority());
-    requests.grant(answer.granted, asked + LEASE_MS);
+    // A lock is renewed each half of its life.
+    requests.grant(answer.granted, asked + LEASE_MS, asked + this.#parts.lockMs / 2);
     this.#startsGranted = answer.starts > 0;
     // Not where it was asked for by another limit.
     if (this.spec.limits.requestsPerSecond === requestsPerSecond) {

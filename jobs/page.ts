@@ -9,7 +9,7 @@ import { attemptCounts, newAttempt, type Attempt, type StopReason } from './atte
 import type { Company, Member } from './company.ts';
 import type { DataFolder } from './data-folder.ts';
 import type { JobInWork } from './job-in-work.ts';
-import { pagesInFlightMax } from './model.ts';
+import { isActive, pagesInFlightMax } from './model.ts';
 import { readFailed } from './failures.ts';
 import { PageFiles } from './page-files.ts';
 import type { Hint, HintOutcome, PageQueue } from './queue.ts';
@@ -28,6 +28,8 @@ export interface PageContext {
   readonly wakeUps: Pick<WakeUpSender, 'told'>;
   readonly folder: DataFolder;
   living(): Promise<ReadonlySet<string>>;
+  /** Removes what lies beside the job's shards, if it is at its end. */
+  forgetShards(job: JobInWork): Promise<void>;
   /** The job, opened on this worker; null where there is no such job any more. */
   job(id: string): Promise<JobInWork | null>;
 }
@@ -142,8 +144,13 @@ async function work(context: PageContext, job: JobInWork, attempt: Attempt, begu
   failpoint(hasShard ? 'sealed' : 'committed');
   if (committed.kind === 'stop') return;
   logger.debug({ job: job.id, page: seq, files: run.items.length }, 'page done');
-  await tellAndHint(context, job, committed);
-  if (hasShard) await publish(context, job, seq, nonce);
+  if (hasShard) {
+    await tellAndHint(context, job, committed);
+    await publish(context, job, seq, nonce);
+  } else {
+    job.sink.shards?.remove(seq);
+    await tellAndHint(context, job, committed);
+  }
   failpoint('done');
 }
 
@@ -191,12 +198,13 @@ async function publish(context: PageContext, job: JobInWork, seq: number, nonce:
 
 /** A page was counted, or its entry is gone: the job may have come to its end, or other pages' turn has come. */
 async function tellAndHint(
-  { queue, wakeUps }: PageContext,
-  { id }: JobInWork,
+  context: PageContext,
+  job: JobInWork,
   done: Extract<Committed, { kind: 'ok' }>,
 ): Promise<void> {
-  wakeUps.told(id, done.state === 'running' ? 'progress' : 'state');
-  await queue.add(id, done);
+  if (!isActive(done.state)) await context.forgetShards(job);
+  context.wakeUps.told(job.id, done.state === 'running' ? 'progress' : 'state');
+  await context.queue.add(job.id, done);
 }
 
 /** list → advance. Null: the attempt ends here, as it lost the page or the listing failed. */

@@ -66,13 +66,14 @@ local function holds()
     local field, ends = 'hold ' .. origin, now + ms
     if ends > tonumber(call('HGET', L, field) or 0) then call('HSET', L, field, string.format('%d', ends)) end
   end
-  local all, left = call('HGETALL', L), {}
+  local all, left, longest = call('HGETALL', L), {}, 60000
   for i = 1, #all, 2 do
     if all[i]:sub(1, 5) == 'hold ' then
-      local ms = tonumber(all[i + 1]) - now
-      if ms > 0 then left[all[i]:sub(6)] = math.ceil(ms) else call('HDEL', L, all[i]) end
+      local ms = math.ceil(tonumber(all[i + 1]) - now)
+      if ms > 0 then left[all[i]:sub(6)], longest = ms, math.max(longest, ms) else call('HDEL', L, all[i]) end
     end
   end
+  call('PEXPIRE', L, longest) -- what is in it is of no use when nobody has said anything for so long
   return next(left) and cjson.encode(left) or '{}'
 end
 

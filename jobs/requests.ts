@@ -40,6 +40,7 @@ export class Requests implements TransferOwner {
   readonly #origins = new Map<string, Origin>();
   #granted = 0;
   #grantedUntilMs = 0;
+  #startUntilMs = 0;
   #timer: NodeJS.Timeout | null = null;
   #timerAtMs = 0;
   #soon: NodeJS.Immediate | null = null;
@@ -100,10 +101,14 @@ export class Requests implements TransferOwner {
     this.#origins.clear();
   }
 
-  /** No more than `granted` may be in flight, until `untilMs` (of performance.now()). */
-  grant(granted: number, untilMs: number): void {
+  /**
+   * No more than `granted` may be in flight, until `untilMs` (of performance.now()); nothing is started after `startUntilMs`:
+   * pages may be others' by then.
+   */
+  grant(granted: number, untilMs: number, startUntilMs = untilMs): void {
     this.#granted = granted;
     this.#grantedUntilMs = untilMs;
+    this.#startUntilMs = Math.min(untilMs, startUntilMs);
   }
 
   get mayStore(): boolean {
@@ -162,7 +167,7 @@ export class Requests implements TransferOwner {
   pump(): void {
     for (;;) {
       const now = performance.now();
-      const limit = now < this.#grantedUntilMs ? Math.ceil(this.#granted * this.share) : 0;
+      const limit = now < this.#startUntilMs ? Math.ceil(this.#granted * this.share) : 0;
       if (this.#closed || this.#inFlight.size >= limit || !this.#fetcher.hasRoom) return;
       const limited = this.spec.limits.requestsPerSecond > 0;
       // Before a request is chosen: what is chosen is made, a probe above all.

@@ -6,6 +6,7 @@ import type { Redis } from 'ioredis';
 import { privateFolder } from '../src/names.ts';
 import { Script } from '../src/redis.ts';
 import type { JobError, JobSpec, JobState } from '../src/schemas.ts';
+import { isActive } from './model.ts';
 
 /** One hash tag for all: a Redis Cluster keeps the service in one slot, as scripts over several keys need. */
 export const keyPrefix = '{gigafetch}';
@@ -240,6 +241,14 @@ export class ChainStore {
   async patch(id: string, { spec, version }: Order): Promise<'ok' | 'changed' | 'conflict' | 'unknown'> {
     const args = [version, 'maxFailures', spec.limits.maxFailures, ...orderFields(spec)];
     return (await this.#run('patch', id, args))[0] as 'ok' | 'changed' | 'conflict' | 'unknown';
+  }
+
+  /** How many pages a job had, all in all, that is at its end with all its shards published; else null. */
+  async pagesAtEnd(id: string): Promise<number | null> {
+    const { job, inFlight } = jobKeys(id);
+    const [record, left] = (await this.redis.multi().hmget(job, 'state', 'next').exists(inFlight).exec()) ?? [];
+    const [state, next] = (record?.[1] ?? []) as (JobState | null)[];
+    return state == null || isActive(state) || left?.[1] !== 0 ? null : Number(next);
   }
 
   /** Everything of a job that should have a BullMQ job. Empty where there is no such job. */

@@ -18,7 +18,7 @@ import { DataFolder } from './data-folder.ts';
 import { JobInWork } from './job-in-work.ts';
 import { takePage } from './page.ts';
 import { HintConsumer, PageQueue } from './queue.ts';
-import { ChainStore, jobKeys } from './store.ts';
+import { ChainStore } from './store.ts';
 import { WakeUpSender } from './wake-ups.ts';
 import type { ShownWorker, WorkerFigures } from './worker-server.ts';
 import { BEAT_MS, beat, isDead, leave, place, type Workers, type WorkerSign } from './workers.ts';
@@ -54,6 +54,7 @@ export class DownloadWorker implements ShownWorker {
   readonly #startedAt = new Date().toISOString();
   readonly #place = place();
   readonly #dataDir: string;
+  readonly #lockMs: number;
   readonly #urlFiles: UrlFiles;
   readonly #redis: Redis;
   readonly #agent: HttpAgent;
@@ -69,6 +70,7 @@ export class DownloadWorker implements ShownWorker {
 
   constructor({ redisUrl, dataDir, uploadBytesMax, logger, lockMs, mayReach }: WorkerOptions) {
     this.#dataDir = dataDir;
+    this.#lockMs = lockMs;
     this.#urlFiles = new UrlFiles({ dataDir, bytesMax: uploadBytesMax });
     this.logger = logger.child({ worker: this.id });
     const { connections, openFilesLimit } = connectionLimit();
@@ -88,10 +90,10 @@ export class DownloadWorker implements ShownWorker {
         this.logger.error({ err: error, job: hint?.job, page: hint?.seq }, 'a page could not be worked on'),
     });
     this.#timers = [
-      setInterval(() => this.#try(this.#beat()), BEAT_MS),
-      setInterval(() => this.#try(this.#sweep()), SWEEP_MS),
+      this.#every(BEAT_MS, () => this.#beat()),
+      this.#every(SWEEP_MS, () => this.#sweep()),
       setInterval(() => this.#closeIdle(), JOB_IDLE_MS),
-      setInterval(() => this.#try(this.#sweepUrlFiles()), URL_FILES_SWEEP_MS),
+      this.#every(URL_FILES_SWEEP_MS, () => this.#sweepUrlFiles()),
     ];
     this.#try(this.#beat());
   }
@@ -166,6 +168,7 @@ export class DownloadWorker implements ShownWorker {
       redis: this.#redis,
       fetcher: this.#fetcher,
       worker: this.id,
+      lockMs: this.#lockMs,
       pause: async (reason, epoch) => {
         if (await this.store.pause(id, reason, epoch)) this.wakeUps.told(id, 'state');
       },
@@ -256,15 +259,26 @@ export class DownloadWorker implements ShownWorker {
       this.#opened.delete(id);
       this.#jobs.delete(id);
       job.sink.sweep(this.alive);
-      this.#try(this.#forgetShards(id, job));
+      if (job.isOver) this.#try(this.forgetShards(job));
       void job.close();
     }
   }
 
-  /** What attempts finished that nobody published stays no longer than the job. */
-  async #forgetShards(id: string, { sink, isOver }: JobInWork): Promise<void> {
-    if (sink.shards === undefined || !isOver) return;
-    if ((await this.#redis.exists(jobKeys(id).inFlight)) === 0) sink.shards.forget();
+  /** What is not of the job's shards stays no longer than the job. */
+  async forgetShards({ id, sink }: JobInWork): Promise<void> {
+    if (sink.shards === undefined) return;
+    const pages = await this.store.pagesAtEnd(id);
+    if (pages !== null) sink.shards.forget(pages);
+  }
+
+  /** Not while the last one lasts: commands to a Redis that is away wait for it. */
+  #every(ms: number, work: () => Promise<void>): NodeJS.Timeout {
+    let isAtWork = false;
+    return setInterval(() => {
+      if (isAtWork) return;
+      isAtWork = true;
+      this.#try(work().finally(() => (isAtWork = false)));
+    }, ms);
   }
 
   #try(work: Promise<void>): void {

@@ -7,30 +7,32 @@ import { withoutQueries } from './log.ts';
 export const startErrorExitCode = 78;
 
 const closeMs = 7_000;
+/** Without its supervisor, Redis is gone too as a rule; the next start waits for the end of all that is left. */
+const orphanCloseMs = 2_000;
 /** On Ctrl-C npm passes on the signal that the terminal has sent already: signals this close together are one. */
 const sameSignalMs = 500;
 
 /**
  * Runs a role until its end: SIGTERM, SIGINT, SIGHUP or, under a supervisor, SIGTERM or the supervisor's death. Then what
- * `main` gave is closed, within 7 s, and the process exits with 0; a second signal exits at once. A StartError from
+ * `main` gave is closed, within 7 s (2 s after that death), and the process exits with 0; a second signal exits at once. A StartError from
  * `main` is printed as one line and exits with 78; any other error, at any time, is printed with its stack and exits with 1.
  */
 export async function runRole(main: () => Promise<{ close(): Promise<void> }>): Promise<void> {
   process.once('uncaughtException', (error) => exitWith(1, error));
   const { promise: asked, resolve: ask } = Promise.withResolvers<void>();
   let ending = false;
-  const end = (): void => {
+  const end = (withinMs: number): void => {
     if (ending) process.exit(1);
     ending = true;
-    setTimeout(() => exitWith(1, new Error(`not closed within ${closeMs} ms`)), closeMs);
+    setTimeout(() => exitWith(1, new Error(`not closed within ${withinMs} ms`)), withinMs);
     ask();
   };
   if (process.send === undefined) {
-    onEndSignals({ first: end, again: end });
+    onEndSignals({ first: () => end(closeMs), again: () => end(closeMs) });
   } else {
     if (!process.connected) process.exit(0);
-    process.once('disconnect', () => ending || end());
-    process.on('SIGTERM', end);
+    process.once('disconnect', () => ending || end(orphanCloseMs));
+    process.on('SIGTERM', () => end(closeMs));
     // A terminal's Ctrl-C reaches all its processes: the supervisor decides what it means.
     for (const signal of ['SIGINT', 'SIGHUP']) process.on(signal, () => {});
   }

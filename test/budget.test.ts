@@ -208,6 +208,7 @@ function jobOn(redis: Redis, spec: JobSpec) {
     redis,
     fetcher: fetcher as unknown as Fetcher,
     worker: 'me',
+    lockMs: 10_000,
     pause: () => assert.fail(),
     readOrder: () => assert.fail(),
     highestPriority: () => 0,
@@ -269,6 +270,25 @@ test('a worker that gives its share back does not use it while the answer is on 
   } finally {
     await job.close();
   }
+});
+
+test('who may have lost its pages starts nothing, and still stores what it has received', async () => {
+  const { job, started, writer } = jobOn(redis, jobSpec());
+  const { requests } = job;
+  const attempt = newAttempt(0, 0, 'n');
+  attempt.files = new PageFiles(requests, writer, [
+    { name: 'a', origin: 'http://127.0.0.1:9', path: '/a', sizeBytes: null },
+  ]);
+  job.begin(attempt);
+  const now = performance.now();
+  requests.grant(10, now + 5_000, now - 1);
+  requests.pump();
+  assert.deepEqual([started.length, requests.mayStore], [0, true]);
+  requests.grant(10, now + 5_000);
+  requests.pump();
+  assert.equal(started.length, 1);
+  job.end(attempt);
+  await job.close();
 });
 
 test('a page that is walked does not wait for the regular pulse to list the next', async (t) => {

@@ -67,8 +67,13 @@ export interface Shards {
    * where there is nothing by that name nor any to be given one. Throws FetchError (`sink`).
    */
   publish(seq: number, nonce: string): Promise<boolean>;
-  /** Removes what attempts at any page finished and nobody published: the job is over. Never throws. */
-  forget(): void;
+  /** The page has no shard: one of that name is of a time that a rollback of Redis has undone, and goes. Never throws. */
+  remove(seq: number): void;
+  /**
+   * The job is over, and had so many pages: removes what attempts finished and nobody published, and shards of pages that
+   * there were only in a time that was undone. Never throws.
+   */
+  forget(pages: number): void;
 }
 
 /** One job's sink, opened by one worker process. */

@@ -234,6 +234,32 @@ export function shardConformance(spec: ShardSinkSpec): void {
     assert.equal(await sink.shards.publish(0, 'nonce'), false);
   });
 
+  test(`${kind}: shards of pages that there are no more go, and what was finished and not published`, async (t) => {
+    const { sink, shards, leftovers, root } = await openPlace(t, spec);
+    const finish = async (seq: number) => {
+      const page = sink.page(seq, 'nonce', []);
+      page.put('a', seal('a', 10));
+      await page.finish();
+    };
+    for (const seq of [0, 1, 2, 3]) {
+      await finish(seq);
+      await sink.shards.publish(seq, 'nonce');
+    }
+    renameSync(shards().get(3)!, join(root, 'other-00000003.tar'));
+    await finish(0);
+    sink.shards.remove(1);
+    assert.deepEqual([...shards().keys()].filter(Number.isFinite), [0, 2]);
+    sink.shards.forget(2);
+    assert.deepEqual(leftovers(), []);
+    const left = readdirSync(root).filter((name) => name !== '.gigafetch');
+    assert.deepEqual(
+      left.toSorted(),
+      [shards().get(0)!, indexOf(shards().get(0)!), join(root, 'other-00000003.tar')]
+        .map((path) => path.slice(root.length + 1))
+        .toSorted(),
+    );
+  });
+
   test(`${kind}: a member that was changed on disk is noticed`, async (t) => {
     const { sink, shards } = await openPlace(t, spec);
     for (const seq of [0, 1]) {

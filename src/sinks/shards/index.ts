@@ -70,9 +70,8 @@ class DiskShards implements ShardSink, Shards {
   }
 
   async publish(seq: number, nonce: string): Promise<boolean> {
-    const { type, compression } = this.#spec;
     const { root } = this.#temporary.folders;
-    const published = `${root}${this.#stem(seq)}${shardExtension(type, compression)}`;
+    const published = this.#published(seq);
     const made = this.#made(seq, nonce);
     try {
       // In this order, a shard that is there has its index; killed in between, the next who publishes goes on.
@@ -87,9 +86,19 @@ class DiskShards implements ShardSink, Shards {
     }
   }
 
-  forget(): void {
+  remove(seq: number): void {
+    const published = this.#published(seq);
+    removeQuietly(published);
+    removeQuietly(indexOf(published));
+  }
+
+  forget(pages: number): void {
     try {
       this.#removeMade();
+      for (const name of readdirSync(this.#temporary.folders.root)) {
+        const seq = this.#seqOf(name);
+        if (seq !== null && seq >= pages) this.remove(seq);
+      }
     } catch {
       // Nothing of it is in the way of anything.
     }
@@ -114,6 +123,18 @@ class DiskShards implements ShardSink, Shards {
     const folder = `${this.#temporary.folders.root}${madeFolder}`;
     const begin = seq === undefined ? `${this.#jobId}-` : `${this.#stem(seq)}.`;
     for (const name of readdirSync(folder)) if (name.startsWith(begin)) removeQuietly(`${folder}/${name}`);
+  }
+
+  #published(seq: number): string {
+    const { type, compression } = this.#spec;
+    return `${this.#temporary.folders.root}${this.#stem(seq)}${shardExtension(type, compression)}`;
+  }
+
+  /** Of which page a file is the shard, or its index; null: it is none of this job. */
+  #seqOf(name: string): number | null {
+    const begin = `${this.#jobId}-`;
+    const digits = name.startsWith(begin) ? /^\d+(?=\.)/.exec(name.slice(begin.length)) : null;
+    return digits === null ? null : Number(digits[0]);
   }
 
   #stem(seq: number): string {
