@@ -1,4 +1,5 @@
 /** How the processes of the service begin and end: the supervisor, and the roles (API, worker) with or without it. */
+import { flushCompileCache } from 'node:module';
 import type { Config } from './config.ts';
 import { StartError } from './errors.ts';
 import { withoutQueries } from './log.ts';
@@ -38,6 +39,8 @@ export async function runRole(main: () => Promise<{ close(): Promise<void> }>): 
   }
   try {
     const role = await main();
+    // Else it is written at the end of a process alone, and one that is killed has none.
+    flushCompileCache();
     await asked;
     await role.close();
   } catch (error) {
