@@ -1,0 +1,71 @@
+/** What the processes of the service take, as Linux and they themselves tell. */
+import { readdirSync, readFileSync } from 'node:fs';
+
+export interface Sample {
+  /** Since the start. */
+  readonly seconds: number;
+  /** `worker 1`, `worker 2`, `api`, `redis`. */
+  readonly process: string;
+  readonly pid: number;
+  readonly residentMb: number;
+  readonly descriptors: number;
+  /** The 99th percentile of the event loop's delay since the sample before; of Redis: none. */
+  readonly lagMs: number | null;
+  /** What Redis has allocated; of others: none. */
+  readonly usedMb: number | null;
+  /** Of all workers, since the sample before; told by the API. */
+  readonly filesPerSecond: number | null;
+}
+
+const roles = { worker: 'src/worker.ts', api: 'src/api.ts', redis: 'redis-server', valkey: 'valkey-server' };
+
+/** The service's own processes: the children of its supervisor. */
+export function childrenOf(supervisor: number): { role: string; pid: number }[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && parentOf(name) === supervisor)
+    .flatMap((name) => {
+      const command = read(`/proc/${name}/cmdline`);
+      const role = Object.entries(roles).find(([, mark]) => command.includes(mark))?.[0];
+      return role === undefined ? [] : [{ role: role.replace('valkey', 'redis'), pid: Number(name) }];
+    });
+}
+
+export function residentMb(pid: number): number {
+  return (Number(/^VmRSS:\s*(\d+) kB$/m.exec(read(`/proc/${pid}/status`))?.[1] ?? 0) * 1024) / 1e6;
+}
+
+export function descriptors(pid: number): number {
+  try {
+    return readdirSync(`/proc/${pid}/fd`).length;
+  } catch {
+    return 0;
+  }
+}
+
+/** What a process tells of itself. The event loop's delay is that since it was asked last. */
+export async function metrics(url: string): Promise<{ lagMs: number; files: number }> {
+  const text = await (await fetch(url)).text();
+  return {
+    lagMs: 1000 * Number(/^nodejs_eventloop_lag_p99_seconds (\S+)$/m.exec(text)?.[1]),
+    files: Number(/^gigafetch_files_total\{outcome="downloaded"\} (\S+)$/m.exec(text)?.[1]),
+  };
+}
+
+/** A variable of the environment that a process was started with. */
+export function variable(pid: number, name: string): string | undefined {
+  const lines = read(`/proc/${pid}/environ`).split('\0');
+  return lines.find((line) => line.startsWith(`${name}=`))?.slice(name.length + 1);
+}
+
+function parentOf(pid: string): number {
+  const stat = read(`/proc/${pid}/stat`);
+  return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
