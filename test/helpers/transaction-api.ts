@@ -24,7 +24,7 @@ export async function transactionApi(t: TestContext, { latencyMs = 200 } = {}): 
     inFlight -= 1;
     const [, number] = /^\/transaction\/([1-9]\d*)$/.exec(request.url ?? '') ?? [];
     if (number === undefined) response.writeHead(404).end();
-    else response.setHeader('content-type', 'application/json').end(bodyOf(Number(number)));
+    else response.setHeader('content-type', 'application/json').end(transaction(Number(number)));
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -40,12 +40,12 @@ export async function transactionApi(t: TestContext, { latencyMs = 200 } = {}): 
     get maxInFlight() {
       return maxInFlight;
     },
-    bodyOf,
+    bodyOf: transaction,
   };
 }
 
 /** As flat as such records are: much of each is the same in all. */
-function bodyOf(number: number): string {
+export function transaction(number: number): string {
   return JSON.stringify({
     id: number,
     status: 'settled',

@@ -1,0 +1,193 @@
+/**
+ * `npm run bench:latency`: documents from an API that answers after 200 ms, as many as may be in flight at once. Told are the share of
+ * what is possible at best, ⌈requests / in flight⌉ · latency, and what the documents take on the disk.
+ */
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { fileURLToPath } from 'node:url';
+import { interruptSignal } from '../../src/demo/interrupt.ts';
+import { followJob, jobFaults, jobSeconds, postJob } from '../../src/demo/job.ts';
+import { wholeNumber } from '../../src/demo/options.ts';
+import { DemoError, freePort, pause, serviceReady, startService } from '../../src/demo/service.ts';
+import type { JobRequest } from '../../src/schemas.ts';
+import { memoryDir } from '../helpers/folders.ts';
+import { metrics } from '../soak/figures.ts';
+
+const WARM_UP_REQUESTS = 5_000;
+const STALL_MS = 60_000;
+
+type Sink = NonNullable<JobRequest['sink']>;
+
+const sinks: Record<string, Sink> = {
+  directory: { type: 'directory' },
+  ndjson: { type: 'ndjson' },
+  'ndjson.gz': { type: 'ndjson', compression: 'gzip' },
+  'ndjson.zst': { type: 'ndjson', compression: 'zstd' },
+};
+
+const { values } = parseArgs({
+  options: {
+    requests: { type: 'string', default: '50000' },
+    'in-flight': { type: 'string', default: '1000' },
+    'latency-ms': { type: 'string', default: '200' },
+    workers: { type: 'string', default: '2' },
+    sinks: { type: 'string', default: Object.keys(sinks).join() },
+    json: { type: 'boolean', default: false },
+  },
+});
+
+interface Result {
+  readonly sink: string;
+  readonly requests: number;
+  readonly inFlight: number;
+  readonly seconds: number;
+  /** Of the seconds that it takes at best. */
+  readonly share: number;
+  readonly mostInFlight: number;
+  /** Of the event loop of the worker that was worst, over each second: the median and the most. */
+  readonly lagMs: { readonly median: number; readonly most: number };
+  /** With the index, where there is one. */
+  readonly bytes: number;
+  /** Blocks of 4 KiB, as most file systems have them. */
+  readonly diskBytes: number;
+}
+
+async function main(): Promise<void> {
+  const requests = wholeNumber('--requests', values.requests, 1, 100_000_000);
+  const inFlight = wholeNumber('--in-flight', values['in-flight'], 1, 65_536);
+  const latencyMs = wholeNumber('--latency-ms', values['latency-ms'], 1, 60_000);
+  await using cleanUp = new AsyncDisposableStack();
+  const folder = mkdtempSync(join(memoryDir(), 'gigafetch-latency-'));
+  cleanUp.defer(() => rmSync(folder, { recursive: true, force: true }));
+  const server = await startSlowServer(latencyMs);
+  cleanUp.defer(() => server.stop());
+  const results: Result[] = [];
+  for (const name of values.sinks.split(',')) {
+    const sink = sinks[name];
+    if (sink === undefined)
+      throw new DemoError(`--sinks: there is no ${name}; there are: ${Object.keys(sinks).join()}`);
+    const result = await run(sink, server.url, join(folder, name), { requests, inFlight, latencyMs });
+    results.push({ sink: name, ...result });
+    if (!values.json) console.log(shown(results.at(-1)!, results[0]!));
+  }
+  if (values.json) console.log(JSON.stringify(results, null, 2));
+}
+
+async function run(
+  sink: Sink,
+  url: string,
+  folder: string,
+  { requests, inFlight, latencyMs }: { requests: number; inFlight: number; latencyMs: number },
+): Promise<Omit<Result, 'sink'>> {
+  await using cleanUp = new AsyncDisposableStack();
+  cleanUp.defer(() => rmSync(folder, { recursive: true, force: true }));
+  const workers = wholeNumber('--workers', values.workers, 1, 64);
+  const [port, metricsPort] = [await freePort(0), await freePorts(workers)];
+  const logFile = `${folder}.log`;
+  const service = startService({
+    port,
+    dataDir: join(folder, 'data'),
+    stateDir: join(folder, 'state'),
+    logFile,
+    settings: {
+      WORKERS: String(workers),
+      REDIS_URL: '',
+      ALLOWED_NETWORKS: '127.0.0.0/8',
+      WORKER_METRICS_PORT: String(metricsPort),
+    },
+  });
+  cleanUp.defer(() => service.stop());
+  const signal = AbortSignal.any([interruptSignal(), service.gone]);
+  await serviceReady(service, logFile, signal);
+  while (((await (await fetch(`${service.url}/workers`)).json()) as { workers: unknown[] }).workers.length < workers) {
+    await pause(100, signal);
+  }
+  const download = async (last: number, path: string) => {
+    const source = { type: 'range', url: `${url}/transaction/{1..${last}}`, name: '{}.json' } as const;
+    const request = { source, sink: { ...sink, path }, limits: { concurrency: inFlight } };
+    const { id } = await postJob(service.url, request, signal);
+    const job = await followJob(service.url, id, { signal, stallMs: STALL_MS, seen: () => {} });
+    const faults = jobFaults(job, last);
+    if (faults.length > 0) throw new DemoError(faults.join('; '));
+    return job;
+  };
+  // So that connections and compiled code are there.
+  await download(Math.max(WARM_UP_REQUESTS, 2 * inFlight), 'warm-up');
+
+  const lags: number[] = [];
+  const ended = new AbortController();
+  const watching = (async () => {
+    while (!ended.signal.aborted) {
+      const all = Array.from({ length: workers }, (_, index) =>
+        metrics(`http://127.0.0.1:${metricsPort + index}/metrics`),
+      );
+      lags.push(Math.max(...(await Promise.all(all)).map(({ lagMs }) => lagMs)));
+      await pause(1000, ended.signal).catch(() => {});
+    }
+  })();
+  const job = await download(requests, 'documents');
+  ended.abort();
+  await watching;
+  // The first one tells of the time before.
+  lags.splice(0, 1);
+  lags.sort((a, b) => a - b);
+
+  const { most } = (await (await fetch(`${url}/count`)).json()) as { most: number };
+  const files = readdirSync(join(folder, 'data', 'documents'), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && !entry.parentPath.includes('.gigafetch'))
+    .map((entry) => statSync(join(entry.parentPath, entry.name)).size);
+  const seconds = jobSeconds(job);
+  return {
+    requests,
+    inFlight,
+    seconds,
+    share: (Math.ceil(requests / inFlight) * latencyMs) / 1000 / seconds,
+    mostInFlight: most,
+    lagMs: { median: lags[Math.floor(lags.length / 2)] ?? 0, most: lags.at(-1) ?? 0 },
+    bytes: files.reduce((sum, size) => sum + size, 0),
+    diskBytes: files.reduce((sum, size) => sum + Math.ceil(size / 4096) * 4096, 0),
+  };
+}
+
+async function startSlowServer(latencyMs: number): Promise<{ url: string; stop(): Promise<void> }> {
+  const script = fileURLToPath(new URL('slow-server.ts', import.meta.url));
+  const child = fork(script, [String(latencyMs)], { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] });
+  const [port] = (await once(child.stdout!, 'data')) as [Buffer];
+  return {
+    url: `http://127.0.0.1:${Number(port.toString())}`,
+    stop: async () => {
+      const ended = once(child, 'exit');
+      child.kill();
+      await ended;
+    },
+  };
+}
+
+/** The first of so many in a row. */
+async function freePorts(many: number): Promise<number> {
+  for (;;) {
+    const first = await freePort(0);
+    const got = await Promise.all(Array.from({ length: many }, (_, index) => freePort(first + index)));
+    if (got.every((port, index) => port === first + index)) return first;
+  }
+}
+
+function shown(result: Result, first: Result): string {
+  const { sink, seconds, share, mostInFlight, lagMs, bytes, diskBytes } = result;
+  const mb = (size: number): string => `${(size / 1e6).toFixed(1)} MB`;
+  return (
+    `${sink}: ${seconds.toFixed(2)} s, ${(100 * share).toFixed(1)} % of what is possible; at most ${mostInFlight} in flight; ` +
+    `event loop p99 ${lagMs.median.toFixed(1)} ms, at most ${lagMs.most.toFixed(1)} ms; ` +
+    `${mb(bytes)}, on the disk ${mb(diskBytes)} (1/${(first.diskBytes / diskBytes).toFixed(1)})`
+  );
+}
+
+try {
+  await main();
+} catch (error) {
+  console.error(error instanceof DemoError ? error.message : error);
+  process.exitCode = 1;
+}
