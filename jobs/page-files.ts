@@ -3,6 +3,7 @@ import { SMALL_BODY_BYTES, type Answer } from '../src/fetch-file.ts';
 import type { Failure } from '../src/schemas.ts';
 import type { BodyWriter, PageWriter } from '../src/sinks/index.ts';
 import type { BadItem, SourceFile } from '../src/sources/index.ts';
+import { conditionOf, confirms, noteOf, subjectOf, type Condition } from '../src/validators.ts';
 import { packFailure, type Refetch } from './failures.ts';
 import { Transfer, type TransferOwner } from './transfer.ts';
 
@@ -105,6 +106,12 @@ export class PageFiles {
     this.#settle(weight);
   }
 
+  skipped(weight: number): void {
+    this.#counts.filesSkipped += weight;
+    this.#owner.tally.skipped += weight;
+    this.#settle(weight);
+  }
+
   retried(): void {
     this.#counts.requestsRetried += 1;
   }
@@ -136,7 +143,7 @@ export class PageFiles {
   /** Whether the file need not be fetched; it is counted then. A file that this job stored counts as downloaded. */
   #isThere(item: SourceFile, weight: number): boolean {
     if (this.#owner.spec.dryRun) {
-      this.#skip(weight);
+      this.skipped(weight);
       return true;
     }
     try {
@@ -147,19 +154,14 @@ export class PageFiles {
         this.downloaded(found.sizeBytes, weight);
         return true;
       }
-      if (this.#owner.spec.existing !== 'skip') return false;
-      this.#skip(weight);
+      const { existing } = this.#owner.spec;
+      if (existing === 'overwrite' || (existing === 'update' && item.sizeBytes === null)) return false;
+      this.skipped(weight);
     } catch (error) {
       if (!(error instanceof FetchError)) throw error;
       this.fail(item, error, 0, { weight, refetch: item.sizeBytes });
     }
     return true;
-  }
-
-  #skip(weight: number): void {
-    this.#counts.filesSkipped += weight;
-    this.#owner.tally.skipped += weight;
-    this.#settle(weight);
   }
 
   #settle(weight: number): void {
@@ -175,6 +177,8 @@ export class FileTransfer extends Transfer {
   readonly #item: SourceFile;
   /** How often the page lists it. */
   readonly #weight: number;
+  /** What is asked for, where the server alone knows whether that changed; else null. */
+  readonly #subject: string | null;
   readonly maxBytes: number;
   readonly memoryBytes = SMALL_BODY_BYTES;
 
@@ -185,6 +189,9 @@ export class FileTransfer extends Transfer {
     this.#item = item;
     this.#weight = weight;
     this.maxBytes = owner.spec.limits.maxFileBytes;
+    const asks = owner.spec.existing === 'update' && item.sizeBytes === null;
+    this.#subject = asks ? subjectOf(item.origin + item.path, this.headers) : null;
+    if (this.#subject !== null) this.condition = conditionOf(this.#subject, writer.noted?.(item.name) ?? null);
   }
 
   get abandoned(): boolean {
@@ -214,13 +221,22 @@ export class FileTransfer extends Transfer {
   }
 
   protected succeed(answer: Answer): void {
+    if (this.condition !== null && answer.statusCode === 304) return this.#notModified(this.condition, answer);
     if (answer.body !== null) {
       this.#checkLease();
       this.#writer.put(this.#item.name, answer.body, this.#item);
     }
+    const note = this.#subject === null ? null : noteOf(this.#subject, answer);
+    if (note !== null) this.#writer.note?.(this.#item.name, note);
     this.page.downloaded(answer.bytes, this.#weight);
     this.owner.tally.downloaded += this.#weight;
     this.owner.tally.bytes += answer.bytes;
+  }
+
+  #notModified(condition: Condition, { headers }: Answer): void {
+    if (confirms(condition, headers)) return this.page.skipped(this.#weight);
+    this.condition = null;
+    this.repeat();
   }
 
   protected fail(error: FetchError): void {

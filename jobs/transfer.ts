@@ -4,6 +4,7 @@ import { retryDelayMs } from '../src/retry.ts';
 import type { BodyWriter } from '../src/sinks/index.ts';
 import type { JobSpec } from '../src/schemas.ts';
 import type { Tally } from '../src/tally.ts';
+import type { Condition } from '../src/validators.ts';
 import { troubleOf } from './origin.ts';
 
 const REDIRECTS_MAX = 5;
@@ -40,6 +41,8 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
   origin: string;
   path: string;
   headers: readonly string[];
+  /** No secret: it goes along to wherever redirects lead. */
+  condition: Condition | null = null;
   readonly sizeBytes: number | null;
   timeoutMs: number;
   minBytesPerSecond: number;
@@ -67,7 +70,7 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
 
   /** Where the body is written if it outgrows `memoryBytes`; null: it may not. Throws FetchError. */
   abstract open(): BodyWriter | null;
-  /** The whole body is there. Throws FetchError: it could not be stored. */
+  /** The whole body is there, or, where there was a condition, the file is not modified (304). Throws FetchError: it could not be stored. */
   protected abstract succeed(answer: Answer): void;
   /** It failed for good. */
   protected abstract fail(error: FetchError): void;

@@ -65,8 +65,8 @@ function readRetryAfter(headers: AnswerHeaders, nowMs: number): number | null {
   return Math.max(0, at - (sent ?? nowMs));
 }
 
-/** RFC 9110 section 5.6.7: all three forms; the oldest does not say that it is GMT. */
-function readHttpDate(text: string): number | null {
+/** In ms; null: it is none. RFC 9110 section 5.6.7: all three forms; the oldest does not say that it is GMT. */
+export function readHttpDate(text: string): number | null {
   if (!/^[A-Z][a-z]{2,8},? .*\d\d:\d\d:\d\d/.test(text)) return null;
   const at = Date.parse(text.endsWith(' GMT') ? text : `${text} GMT`);
   return Number.isNaN(at) ? null : at;

@@ -34,6 +34,7 @@ export function checkJob(request: JobRequest, mayReach: AddressPolicy): FieldErr
   return [
     ...inSource,
     ...checkPath(spec.sink.path),
+    ...checkExisting(spec),
     ...checkHeaders(spec.headers),
     ...(inSource.length > 0 ? [] : checkHeadersOrigin(spec)),
     ...below('/filter', checkFilter(spec.filter)),
@@ -88,6 +89,13 @@ const sinkSchemas = { directory: DirectorySinkSchema, tar: TarSinkSchema, ndjson
 
 function fillSink(sink: NonNullable<JobRequest['sink']>, jobId: string): SinkSpec {
   return { path: jobId, ...(Value.Default(sinkSchemas[sink.type], sink) as Omit<SinkSpec, 'path'>) } as SinkSpec;
+}
+
+function* checkExisting({ existing, sink }: JobSpec): Generator<FieldError> {
+  if (existing !== 'update' || sink.type === 'directory') return;
+  const detail =
+    'cannot be update where the sink is not a directory: archives are never changed, each job makes its own; leave it out';
+  yield { detail, pointer: '/existing' };
 }
 
 function* checkPath(path: string): Generator<FieldError> {

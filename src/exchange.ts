@@ -26,6 +26,9 @@ const noHeaders: AnswerHeaders = {};
 /** `own`: what is being waited for is this process itself, decoding. */
 type Phase = 'own' | 'connecting' | 'waiting' | 'body';
 
+/** A text: a redirect's target. */
+type Outcome = Answer | FetchError | string;
+
 const overdue = { connecting: 'no connection', waiting: 'no answer', body: 'no more of the body' };
 
 /** undici calls the `on…` methods; `Fetcher` is the only one to make these. */
@@ -49,8 +52,8 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
   #done = false;
   #statusCode = 0;
   #headers: AnswerHeaders = noHeaders;
-  /** How it will end once the rest of the answer, which is of no use, is there: an error or a redirect's target. */
-  #verdict: FetchError | string | null = null;
+  /** How it will end once the rest of the answer, which is of no use, is there. */
+  #verdict: Outcome | null = null;
   #receivedBytes = 0;
   #decoder: Decoder | null = null;
 
@@ -118,8 +121,7 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
       }
       return;
     }
-    const { origin, path } = this.#request;
-    this.#verdict = redirectTarget(statusCode, headers, origin + path) ?? statusError(statusCode, headers);
+    this.#verdict = this.#judge(statusCode, headers);
     if ((contentLength(headers) ?? 0) > drainBytesMax || endsByClosing(statusCode, headers)) this.#cut(this.#verdict);
   }
 
@@ -194,6 +196,12 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
     this.#end({ statusCode: this.#statusCode, headers: this.#headers, body, bytes: this.#body.bytes }, null);
   }
 
+  #judge(statusCode: number, headers: AnswerHeaders): Outcome {
+    const { origin, path, condition } = this.#request;
+    if (statusCode === 304 && condition) return { statusCode, headers, body: null, bytes: 0 };
+    return redirectTarget(statusCode, headers, origin + path) ?? statusError(statusCode, headers);
+  }
+
   #enter(phase: Phase): void {
     this.#phase = phase;
     this.#sinceMs = this.#fetcher.clockMs;
@@ -223,13 +231,13 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
   }
 
   /** Ends it in the middle: its connection is of no more use. */
-  #cut(outcome: FetchError | string): void {
+  #cut(outcome: Outcome): void {
     const broken = this.#connection;
     this.#connection = null;
     this.#end(outcome, broken);
   }
 
-  #end(outcome: FetchError | string | Answer, broken: Connection | null): void {
+  #end(outcome: Outcome, broken: Connection | null): void {
     this.#done = true;
     this.#fetcher.remove(this);
     this.#fetcher.tally.requestEnded(this.#statusCode, performance.now() - this.#startedMs);

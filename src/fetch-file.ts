@@ -6,6 +6,7 @@ import { RunningExchange } from './exchange.ts';
 import type { HttpAgent } from './http.ts';
 import type { BodyWriter } from './sinks/index.ts';
 import { Tally } from './tally.ts';
+import type { Condition } from './validators.ts';
 
 /** Bodies up to this size are handed over in memory. */
 export const SMALL_BODY_BYTES = 65_536;
@@ -20,6 +21,8 @@ export interface FetchRequest {
   readonly path: string;
   /** Flat: name, value, …; the same array for many requests is quickest. It must not change once it was used. */
   readonly headers: readonly string[];
+  /** Sent along with the headers: 304 is an answer then. */
+  readonly condition?: Condition | null;
   /** What the listing says, null where it says nothing. */
   readonly sizeBytes: number | null;
   /** Bounds connecting, waiting for the head of the answer, and silence in the body, each. */
@@ -32,11 +35,11 @@ export interface FetchRequest {
   readonly memoryBytes: number;
 }
 
-/** A whole file. */
+/** A whole file; or, by its status, that it is not modified (304): then no body and no bytes. */
 export interface Answer {
   readonly statusCode: number;
   readonly headers: AnswerHeaders;
-  /** null: it went to the writer, which is finished. */
+  /** null: it went to the writer, which is finished; or there is none. */
   readonly body: Uint8Array | null;
   /** The size of the body, decoded. */
   readonly bytes: number;
@@ -105,7 +108,8 @@ export class Fetcher {
       this.#sweptAt = performance.now();
       this.#sweeper = setInterval(() => this.#sweep(), sweepMs).unref();
     }
-    exchange.begin(this.#headersFor(request.headers));
+    const headers = this.#headersFor(request.headers);
+    exchange.begin(request.condition ? [...headers, ...request.condition] : headers);
     return exchange;
   }
 

@@ -73,11 +73,13 @@ export const PrioritySchema = Type.Integer({
 
 const NameSchema = Type.String({ minLength: 1, maxLength: 200, description: 'For people.', examples: ['my mirror'] });
 
-export const ExistingSchema = literals(['skip', 'overwrite'], {
+export const ExistingSchema = literals(['skip', 'update', 'overwrite'], {
   default: 'skip',
   description:
     '`skip`: a file that is there is not fetched (where the listing tells sizes: that is there with that size). ' +
-    '`overwrite`: every file is fetched.',
+    '`update`: so is one that changed: where the listing tells sizes, that alone decides; else the server is asked by ' +
+    'conditional requests, about files that an `update` stored before (others are fetched). `overwrite`: every file is ' +
+    'fetched. Archives are made anew by each job: there `skip` finds nothing, and `update` is refused.',
 });
 
 export const DryRunSchema = Type.Boolean({

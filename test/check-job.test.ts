@@ -251,3 +251,11 @@ test('a change leaves what it does not name; header names are one in upper and l
     'the longest delay stays 30 s',
   );
 });
+
+test('update is for directories alone', () => {
+  assert.deepEqual(wrong({ existing: 'update' }), []);
+  for (const type of ['tar', 'ndjson'] as const) {
+    assert.deepEqual(wrong({ existing: 'update', sink: { type } }), ['/existing']);
+    assert.deepEqual(wrong({ existing: 'skip', sink: { type } }), []);
+  }
+});

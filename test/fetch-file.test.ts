@@ -777,3 +777,30 @@ test('the limit of open files bounds the connections, less what else is open', (
     assert.deepEqual(JSON.parse(stdout), { connections, openFilesLimit: files });
   }
 });
+
+test('304 is an answer to a request with a condition, and to no other', async () => {
+  const condition = ['if-none-match', '"a"'] as const;
+  const notModified: Fault = { status: 304, headers: { etag: '"a"' } };
+  await withFault('/get/1.bin', notModified, async () => {
+    const before = server.connections;
+    const headers = ['x-own', '1'];
+    for (let n = 0; n < 3; n++) {
+      const answer = await get('/get/1.bin', { headers, condition });
+      assert.deepEqual([answer.statusCode, answer.body, answer.bytes], [304, null, 0]);
+      assert.equal(answer.headers['etag'], '"a"');
+    }
+    assert.equal((await fail('/get/1.bin', { headers })).statusCode, 304);
+    assert.ok(server.connections - before <= 1, 'its connections are used again');
+    const asked = server.requests.slice(-4).map(({ headers }) => [headers['if-none-match'], headers['x-own']]);
+    const conditional = ['"a"', '1'];
+    assert.deepEqual(asked, [conditional, conditional, conditional, [undefined, '1']]);
+  });
+  // As if the length of what is not sent were that of a body.
+  for (const length of ['100', '1000000']) {
+    const lengthy = { ...notModified, headers: { 'content-length': length } };
+    await withFault('/get/1.bin', lengthy, async () => {
+      assert.equal((await get('/get/1.bin', { condition })).statusCode, 304);
+    });
+  }
+  assert.equal((await get('/get/1.bin', { condition })).statusCode, 200);
+});

@@ -15,6 +15,7 @@ import type { Failure, JobSpec, JobState } from '../src/schemas.ts';
 import type { Found, PageWriter } from '../src/sinks/index.ts';
 import { sourceOf, type BadItem, type GetListing, type SourceFile } from '../src/sources/index.ts';
 import { Tally } from '../src/tally.ts';
+import { subjectOf } from '../src/validators.ts';
 import { jobSpec } from './helpers/job-spec.ts';
 import { urlFiles } from './helpers/url-files.ts';
 
@@ -257,6 +258,7 @@ class Owner implements TransferOwner {
 class Writer implements PageWriter {
   readonly stored = new Map<string, string>();
   readonly there: ReadonlyMap<string, Found>;
+  notes = new Map<string, string>();
   error: FetchError | null = null;
 
   constructor(there: Record<string, Found> = {}) {
@@ -275,6 +277,14 @@ class Writer implements PageWriter {
 
   open(): never {
     throw new Error('no large bodies here');
+  }
+
+  note(name: string, text: string): void {
+    this.notes.set(name, text);
+  }
+
+  noted(name: string): string | null {
+    return this.notes.get(name) ?? null;
   }
 }
 
@@ -414,6 +424,34 @@ const existing: {
     counts: 'fetched',
   },
   {
+    title: 'update, of the listed size',
+    existing: 'update',
+    there: found('theirs', 7),
+    listedBytes: 7,
+    counts: { filesSkipped: 1 },
+  },
+  {
+    title: 'update, of another size',
+    existing: 'update',
+    there: found('theirs', 7),
+    listedBytes: 8,
+    counts: 'fetched',
+  },
+  {
+    title: 'update, no size listed',
+    existing: 'update',
+    there: found('theirs', 7),
+    listedBytes: null,
+    counts: 'fetched',
+  },
+  {
+    title: 'update, stored by this job',
+    existing: 'update',
+    there: found('ours', 7),
+    listedBytes: null,
+    counts: { filesDownloaded: 1, bytesDownloaded: 7 },
+  },
+  {
     title: 'overwrite, there before',
     existing: 'overwrite',
     there: found('theirs', 7),
@@ -446,6 +484,66 @@ for (const { title, there, listedBytes, counts, ...changes } of existing) {
     assert.equal(files.next(), null);
     await files.done;
     assert.deepEqual(counted(files), counts);
+  });
+}
+
+const tagged = (etag: string, statusCode = 200) => ({ ...answer('new'), statusCode, headers: { etag } });
+const unmodified = (headers = {}) => ({ statusCode: 304, headers, body: null, bytes: 0 });
+
+test('update asks whether a file changed that it has noted the ETag of', async () => {
+  const options = { spec: jobSpec({ existing: 'update' }), there: found('theirs', 3) };
+  const first = page([file('a')], options);
+  const asked = request(first.files);
+  assert.equal(asked.condition, null);
+  asked.onBody(tagged('"1"'));
+  assert.equal(first.writer.notes.size, 1);
+
+  const again = page([file('a'), file('a')], options);
+  again.writer.notes = first.writer.notes;
+  const conditional = request(again.files);
+  assert.deepEqual(conditional.condition, ['if-none-match', '"1"']);
+  // Also elsewhere, and at the next attempt.
+  conditional.onRedirect(`${elsewhere}/a`);
+  assert.deepEqual(conditional.condition, ['if-none-match', '"1"']);
+  conditional.onError(reset());
+  assert.deepEqual([conditional.origin, conditional.condition?.[1]], [origin, '"1"']);
+  conditional.onBody(unmodified());
+  await again.files.done;
+  assert.deepEqual(counted(again.files), { filesSkipped: 2, requestsRetried: 1 });
+  assert.equal(again.owner.tally.skipped, 2);
+  assert.equal(again.writer.stored.size, 0);
+
+  const changed = page([file('a')], options);
+  changed.writer.notes = first.writer.notes;
+  request(changed.files).onBody(tagged('"2"'));
+  assert.equal(changed.writer.stored.get('a'), 'new');
+  assert.match(changed.writer.notes.get('a') ?? '', / if-none-match "2"$/);
+  assert.deepEqual(counted(changed.files), { filesDownloaded: 1, bytesDownloaded: 3 });
+});
+
+test('a 304 that speaks of another file than was asked about makes the request again, without a condition', () => {
+  const { files, writer, owner } = page([file('a')], { spec: jobSpec({ existing: 'update' }) });
+  writer.notes.set('a', `${subjectOf(`${origin}/get/a`, owner.headers)} if-none-match "1"`);
+  const transfer = request(files);
+  transfer.onBody(unmodified({ etag: '"2"' }));
+  assert.deepEqual([transfer.condition, owner.delays], [null, [0]]);
+  transfer.onBody(tagged('"2"'));
+  assert.deepEqual(counted(files), { filesDownloaded: 1, bytesDownloaded: 3, requestsRetried: 1 });
+});
+
+for (const [title, existing, sizeBytes] of [
+  ['where the listing tells the size', 'update', 3],
+  ['by a job that skips', 'skip', null],
+  ['by a job that overwrites', 'overwrite', null],
+] as const) {
+  test(`nothing is noted nor asked ${title}`, () => {
+    const { files, writer, owner } = page([file('a', { sizeBytes })], { spec: jobSpec({ existing }) });
+    const note = `${subjectOf(`${origin}/get/a`, owner.headers)} if-none-match "1"`;
+    writer.notes.set('a', note);
+    const transfer = request(files);
+    assert.equal(transfer.condition, null);
+    transfer.onBody(tagged('"2"'));
+    assert.equal(writer.notes.get('a'), note);
   });
 }
 

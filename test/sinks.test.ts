@@ -18,7 +18,7 @@ import { test, type TestContext } from 'node:test';
 import assert from 'node:assert/strict';
 import type { FetchError } from '../src/errors.ts';
 import type { DirectorySinkSpec } from '../src/schemas.ts';
-import { failsWith, openSink, sinkConformance } from './conformance/sink.ts';
+import { failsWith, oddNames, openSink, sinkConformance } from './conformance/sink.ts';
 import { temporaryFolder } from './helpers/folders.ts';
 
 const spec: DirectorySinkSpec = { type: 'directory', path: 'mirrors/a', durability: 'process' };
@@ -269,4 +269,53 @@ test('what is not a file is a conflict where a file must be, and put replaces a 
   writer.put('link', Buffer.from('new'));
   assert.throws(() => readlinkSync(join(root, 'link')));
   assert.equal(readFileSync(join(root, 'target'), 'utf8'), 'kept');
+});
+
+test('a note holds for the file it was written about, whoever looks, until that is another', async (t) => {
+  const { dataDir, root, writer } = await place(t);
+  for (const name of oddNames) {
+    writer.note?.(name, 'nothing is there');
+    assert.equal(writer.noted?.(name), null);
+    writer.put(name, Buffer.from('x'));
+    assert.equal(writer.noted?.(name), null);
+    writer.note?.(name, `of ${name}`);
+  }
+  const { sink, writer: later } = await openSink({ ...spec, durability: 'power' }, dataDir, { jobId: 'job-2' });
+  t.after(() => sink.close());
+  for (const name of oddNames) assert.equal(later.noted?.(name), `of ${name}`);
+  assert.deepEqual(filesBelow(join(root, '.gigafetch/tmp')), []);
+
+  const [stored = '', touched = '', longer = '', gone = ''] = oddNames;
+  later.put(stored, Buffer.from('y'));
+  utimesSync(join(root, touched), 1, 1);
+  const { atimeMs, mtimeMs } = statSync(join(root, longer));
+  writeFileSync(join(root, longer), 'xx');
+  utimesSync(join(root, longer), atimeMs / 1000, mtimeMs / 1000);
+  unlinkSync(join(root, gone));
+  for (const name of [stored, touched, longer, gone]) assert.equal(later.noted?.(name), null, name);
+});
+
+test('a note that is damaged or cannot be written is none', async (t) => {
+  const { root, outside, writer } = await place(t);
+  const notes = join(root, '.gigafetch/notes');
+  for (const damage of ['', '{"sizeBytes":1,', '[]', 'null']) {
+    writer.put('file', Buffer.from('x'));
+    writer.note?.('file', 'known');
+    assert.equal(writer.noted?.('file'), 'known');
+    for (const name of filesBelow(notes)) writeFileSync(join(notes, name), damage);
+    assert.equal(writer.noted?.('file'), null);
+  }
+  rmSync(notes, { recursive: true });
+  writer.note?.('file', 'known');
+  assert.equal(writer.noted?.('file'), 'known', 'its folder was made again');
+
+  for (const inTheWay of [() => writeFileSync(notes, ''), () => symlinkSync(outside, notes)]) {
+    rmSync(notes, { recursive: true });
+    inTheWay();
+    const { sink, writer } = await openSink(spec, join(root, '../..'), { workerId: 'worker-2' });
+    t.after(() => sink.close());
+    writer.note?.('file', 'known');
+    assert.equal(writer.noted?.('file'), null);
+  }
+  assert.deepEqual(filesBelow(outside), ['file']);
 });

@@ -1,6 +1,6 @@
 /** Files in a folder below DATA_DIR, each under its own name. */
 import { randomUUID } from 'node:crypto';
-import { closeSync, openSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, renameSync, statSync, writeFileSync, type Stats } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { FetchError, systemCode } from '../errors.ts';
 import { failpoint } from '../failpoint.ts';
@@ -8,6 +8,7 @@ import { privateFolder } from '../names.ts';
 import type { DirectorySinkSpec } from '../schemas.ts';
 import { folderOf, type Folders } from './folders.ts';
 import type { BodyWriter, Found, PageWriter, Sink, SinkKind } from './index.ts';
+import { Notes } from './notes.ts';
 import { openError, removeQuietly, storeError, syncFolder, Temporary, TemporaryWriter } from './temporary.ts';
 
 const clockWaitMsMax = 10_000;
@@ -58,6 +59,7 @@ async function begin(temporary: Temporary, jobId: string): Promise<number> {
 class DirectorySink implements Sink, PageWriter {
   readonly #folders: Folders;
   readonly #temporary: Temporary;
+  readonly #notes: Notes;
   readonly #startMs: number;
   readonly #sync: boolean;
   /** One is enough for `put`: it is synchronous, so at most one such file is half done. */
@@ -66,6 +68,7 @@ class DirectorySink implements Sink, PageWriter {
   constructor(temporary: Temporary, startMs: number, sync: boolean) {
     this.#folders = temporary.folders;
     this.#temporary = temporary;
+    this.#notes = new Notes(temporary);
     this.#startMs = startMs;
     this.#sync = sync;
     this.#putPath = temporary.path('put');
@@ -77,8 +80,7 @@ class DirectorySink implements Sink, PageWriter {
 
   find(name: string): Found | null {
     try {
-      if (!this.#folders.enter(folderOf(name), false)) return null;
-      const stats = this.#folders.look(name);
+      const stats = this.#look(name);
       if (stats === null) return null;
       if (!stats.isFile()) throw new FetchError('name_conflict', 'something that is not a file is in its place');
       return { whose: stats.mtimeMs > this.#startMs ? 'ours' : 'theirs', sizeBytes: stats.size };
@@ -128,12 +130,36 @@ class DirectorySink implements Sink, PageWriter {
     }
   }
 
+  note(name: string, text: string): void {
+    const stats = this.#lookQuietly(name);
+    if (stats !== null) this.#notes.write(name, stats, text);
+  }
+
+  noted(name: string): string | null {
+    const stats = this.#lookQuietly(name);
+    return stats === null ? null : this.#notes.read(name, stats);
+  }
+
+  #look(name: string): Stats | null {
+    return this.#folders.enter(folderOf(name), false) ? this.#folders.look(name) : null;
+  }
+
+  #lookQuietly(name: string): Stats | null {
+    try {
+      return this.#look(name);
+    } catch {
+      return null;
+    }
+  }
+
   /** Bodies are on the disk before they are renamed; here, that they were renamed. */
   #syncedPage(names: readonly string[]): PageWriter {
     return {
       find: (name) => this.find(name),
       put: (name, body) => this.put(name, body),
       open: (name) => this.open(name),
+      note: (name, text) => this.note(name, text),
+      noted: (name) => this.noted(name),
       finish: async () => {
         // Also of files that an attempt before this one stored, and of folders that were made for them.
         const folders = new Set(['']);

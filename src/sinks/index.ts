@@ -45,6 +45,10 @@ export interface PageWriter {
   put(name: string, body: Uint8Array, from?: FileUrl): void;
   /** Begins a body that is stored piece by piece. Throws FetchError. */
   open(name: string, from?: FileUrl): BodyWriter;
+  /** Keeps a short text about the file that was just stored under `name`. It may get lost. Never throws. */
+  note?(name: string, text: string): void;
+  /** What `note` kept of the file that is under `name` now; null: nothing, or of another one. Never throws. */
+  noted?(name: string): string | null;
   /**
    * Called once, when every file of the page has its outcome. Afterwards all is as durable as was ordered; where the sink
    * makes shards, the page's lies where `publish` finds it, and nothing was stored before. `members`: files in the shard; 0:

@@ -79,6 +79,10 @@ export interface FileServerOptions {
   listing?: readonly unknown[];
   /** The page is the bare array instead of `{ "FileNames": […] }`; for `link`, `page` and `offset`. */
   bare?: boolean;
+  /** Headers of a file's answer beside the usual ones: `etag`, `last-modified`, `date`. Asked anew for each answer. */
+  validators?: (name: string) => Record<string, string>;
+  /** false: conditions of requests are ignored. Default: those that name validators of the file are answered by 304. */
+  conditions?: boolean;
   /** Each answer waits so long. Default 0. */
   latencyMs?: number;
   /** false: requests are counted but not kept in `requests` (for millions of files). */
@@ -150,6 +154,7 @@ export async function fileServer(t: TestContext, options: FileServerOptions): Pr
 
 interface Ask {
   readonly path: string;
+  readonly headers: Readonly<Record<string, string>>;
   readonly socket: Socket;
   readonly times: number;
   readonly keepAlive: boolean;
@@ -185,6 +190,8 @@ class TestFileServer implements FileServer {
       next: 'marker',
       items: 'names',
       bare: false,
+      validators: () => ({}),
+      conditions: true,
       latencyMs: 0,
       keepLog: true,
       ...options,
@@ -313,7 +320,7 @@ class TestFileServer implements FileServer {
     if (this.#options.keepLog) this.requests.push({ path, headers, atMs: performance.now(), connection });
     this.#trip('requested', path, times);
     const keepAlive = version === 'HTTP/1.1' && headers['connection'] !== 'close';
-    return { path, socket, times, keepAlive, answered: false };
+    return { path, headers, socket, times, keepAlive, answered: false };
   }
 
   #trip(kind: 'requested' | 'abandoned', path: string, times: number): void {
@@ -391,7 +398,7 @@ class TestFileServer implements FileServer {
   }
 
   #compose(ask: Ask, fault: Fault): { status: number; headers: Record<string, string>; body: Uint8Array } {
-    const plain = this.#plain(ask.path);
+    const plain = this.#plain(ask);
     let body: Uint8Array = fault.body === undefined ? plain.body : Buffer.from(fault.body);
     for (const coding of fault.codings ?? []) body = coders[coding](body);
     const status = fault.status ?? plain.status;
@@ -400,13 +407,13 @@ class TestFileServer implements FileServer {
     const names = (fault.codings ?? []).map((coding) => (coding === 'deflate-raw' ? 'deflate' : coding));
     const headers = {
       ...plain.headers,
-      'content-length': framing === 'length' && status !== 204 ? String(body.length) : '',
+      'content-length': framing === 'length' && status !== 204 && status !== 304 ? String(body.length) : '',
       'transfer-encoding': framing === 'chunked' ? 'chunked' : '',
       'content-encoding': fault.contentEncoding ?? names.join(', '),
       connection: close ? 'close' : 'keep-alive',
       ...fault.headers,
     };
-    return { status, headers, body: status === 204 ? Buffer.alloc(0) : body };
+    return { status, headers, body: status === 204 || status === 304 ? Buffer.alloc(0) : body };
   }
 
   #breakOff(ask: Ask, by: 'reset' | 'end' | 'silence'): void {
@@ -417,15 +424,17 @@ class TestFileServer implements FileServer {
     else reset(ask.socket);
   }
 
-  #plain(path: string): { status: number; headers: Record<string, string>; body: Uint8Array } {
+  #plain({ path, headers: asked }: Ask): { status: number; headers: Record<string, string>; body: Uint8Array } {
     const url = new URL(path, this.origin);
     if (url.pathname === '/list') return this.#page(url);
     const name = url.pathname.startsWith('/get/') ? decodeURIComponent(url.pathname.slice(5)) : '';
     if (!this.#has(name)) {
       return { status: 404, headers: { 'content-type': 'text/plain' }, body: Buffer.from('not found\n') };
     }
-    const headers = { 'content-type': 'application/octet-stream' };
-    return { status: 200, headers, body: this.bodyOf(name) };
+    const validators = this.#options.validators(name);
+    const headers = { 'content-type': 'application/octet-stream', ...validators };
+    const status = this.#options.conditions && isUnmodified(asked, validators) ? 304 : 200;
+    return { status, headers, body: this.bodyOf(name) };
   }
 
   #has(name: string): boolean {
@@ -467,6 +476,14 @@ function isNames(files: object): files is readonly string[] {
 function matches(match: Match, path: string): boolean {
   if (typeof match === 'string') return match === path;
   return match instanceof RegExp ? match.test(path) : match(path);
+}
+
+/** RFC 9110, 13.1.2 and 13.1.3. */
+function isUnmodified(asked: Readonly<Record<string, string>>, validators: Record<string, string>): boolean {
+  const { 'if-none-match': tags, 'if-modified-since': since } = asked;
+  const { etag, 'last-modified': modified } = validators;
+  if (tags !== undefined) return etag?.replace('W/', '') === tags.replace('W/', '');
+  return since !== undefined && modified !== undefined && Date.parse(modified) <= Date.parse(since);
 }
 
 function chunked(body: Uint8Array): Uint8Array {
