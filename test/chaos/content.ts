@@ -2,6 +2,8 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { JobRequest } from '../../src/schemas.ts';
+import { openSink } from '../../src/sinks/index.ts';
+import { noteOf, subjectOf } from '../../src/validators.ts';
 import { startFileServer, type FileServer } from '../helpers/file-server.ts';
 import type { JobPlan, Oddity } from './plan.ts';
 
@@ -29,6 +31,8 @@ export interface JobWorld {
 }
 
 const LARGE_BYTES = 150_000;
+/** Of every file, for ever: one that is noted with it is not modified, whatever is there. */
+const validators = () => ({ etag: '"1"' });
 /** Attempts that a file may spend on what the faults do to it; more than there are faults. */
 const ATTEMPTS = 12;
 const NEXT = {
@@ -56,6 +60,8 @@ class Content {
   readonly bodies: Record<string, Uint8Array> = {};
   readonly there: Record<string, Uint8Array> = {};
   readonly folders: string[] = [];
+  /** Of what is there: those that an `update` seems to have stored. */
+  readonly noted: string[] = [];
   readonly listed: Listed[] = [];
   readonly #plan: JobPlan;
 
@@ -107,7 +113,10 @@ class Content {
     if (odd === null && thereEvery > 0 && index % thereEvery === 0) {
       const old = Buffer.alloc(index % 3 === 0 ? body.length + 1 : body.length, 'old');
       this.there[name] ??= old;
-      skipped = existing === 'skip' && (!this.#plan.objects || old.length === body.length);
+      const noted = existing === 'update' && !this.#plan.objects && index % 3 !== 0;
+      if (noted) this.noted.push(name);
+      if (this.#plan.objects) skipped = existing !== 'overwrite' && old.length === body.length;
+      else skipped = existing === 'skip' || noted;
     }
     this.listed.push({
       name,
@@ -134,9 +143,10 @@ export async function makeJob(plan: JobPlan, dataDir: string, path: string): Pro
   const latencyMs = Math.min(100, Math.max(1, Math.round((plan.lastsMs * plan.concurrency) / plan.files)));
   const { next, bare, pageSize } = plan;
   const listing = content.listed.map(({ item }) => item);
-  const server = await startFileServer({ files: content.bodies, listing, pageSize, next, bare, latencyMs });
+  const server = await startFileServer({ files: content.bodies, listing, pageSize, next, bare, latencyMs, validators });
   const folder = join(dataDir, path);
   for (const [name, body] of Object.entries(content.there)) write(join(folder, name), body);
+  if (content.noted.length > 0) await note(content.noted, server, dataDir, path);
   for (const name of content.folders) mkdirSync(join(folder, name), { recursive: true });
   for (const { kind, at } of plan.odd) {
     const url = `/get/${encoded(nameOf(plan, Math.floor(at * plan.files), kind))}`;
@@ -156,6 +166,18 @@ export async function makeJob(plan: JobPlan, dataDir: string, path: string): Pro
     listed: listing.length,
     there: content.there,
   };
+}
+
+/** Notes of these files what an earlier job would have noted. */
+async function note(names: readonly string[], server: FileServer, dataDir: string, path: string): Promise<void> {
+  const before = { dataDir, jobId: 'before', workerId: 'before' };
+  const sink = await openSink({ type: 'directory', path, durability: 'process' }, before);
+  const writer = sink.page(0, 'nonce', names);
+  for (const name of names) {
+    const subject = subjectOf(`${server.origin}/get/${encoded(name)}`, []);
+    writer.note?.(name, noteOf(subject, { statusCode: 200, headers: validators() }) ?? '');
+  }
+  sink.close();
 }
 
 /** Makes the page fail at which the listing is to break off. Returns how many names come before it. */

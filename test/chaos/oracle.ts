@@ -343,8 +343,15 @@ function* quiet({ running, evidence }: Ended): Iterable<string> {
 function* requests({ running, job, evidence, allows }: Ended): Iterable<string> {
   const { server, plan, expected } = running;
   const skipped = new Set(expected.filter(({ outcome }) => outcome === 'skipped').map(({ name }) => name));
+  // Where no sizes are listed the server is asked what changed, and again where the page is run again.
+  const asks = plan.existing === 'update' && !plan.objects;
+  const unmodified = new Set(asks ? [...skipped].map((name) => server.pathOf(name)) : []);
+  for (const { path, headers } of server.requests) {
+    if (unmodified.has(path) && headers['if-none-match'] === undefined) yield `asked for ${path} without a condition`;
+  }
   let again = 0;
   for (const name of new Set(expected.map(({ name }) => name))) {
+    if (asks && skipped.has(name)) continue;
     const times = server.count(server.pathOf(name));
     if (times > 0 && skipped.has(name) && !allows('answers')) yield `asked for ${name}, which was there`;
     again += Math.max(0, times - 1);

@@ -35,7 +35,7 @@ export interface JobPlan {
   readonly sink: 'directory' | 'tar' | 'ndjson';
   readonly compression: 'none' | 'gzip' | 'zstd';
   readonly shardBytes: number;
-  readonly existing: 'skip' | 'overwrite';
+  readonly existing: 'skip' | 'update' | 'overwrite';
   /** Every so manieth file is there before the job; 0: none. */
   readonly thereEvery: number;
   readonly concurrency: number;
@@ -85,7 +85,7 @@ const job: fc.Arbitrary<JobPlan> = fc
     sink: fc.constantFrom('directory', 'directory', 'tar', 'ndjson'),
     compression: fc.constantFrom('none', 'gzip', 'zstd'),
     shardBytes: fc.constantFrom(65_536, 200_000, 67_108_864),
-    existing: fc.constantFrom('skip', 'overwrite'),
+    existing: fc.constantFrom('skip', 'update', 'overwrite'),
     thereEvery: fc.constantFrom(0, 0, 2, 7, 50),
     concurrency: fc.integer({ min: 4, max: 64 }),
     lastsMs: fc.integer({ min: 800, max: 3000 }),
@@ -105,6 +105,7 @@ function fitted({ size, ...plan }: Omit<JobPlan, 'files'> & { size: number }): J
     files,
     bare: plan.bare && ['link', 'page', 'offset'].includes(plan.next),
     // Shards are written anew by each job.
+    existing: plan.sink !== 'directory' && plan.existing === 'update' ? 'skip' : plan.existing,
     thereEvery: plan.sink === 'directory' ? plan.thereEvery : 0,
   };
 }
