@@ -7,16 +7,18 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import assert from 'node:assert/strict';
 import { BLOCK_BYTES, BlockFile, type Compression } from '../src/sinks/shards/block-file.ts';
 import { shards as shardSinks } from '../src/sinks/shards/index.ts';
 import type { ShardSinkSpec } from '../src/schemas.ts';
-import { findMember, readMember } from '../src/sinks/shards/read-shard.ts';
+import { damagedMembers, findMember, readMember } from '../src/sinks/shards/read-shard.ts';
 import { tarEnd, TarLayout } from '../src/sinks/shards/tar.ts';
 import { byName, decompress } from './conformance/shard-bodies.ts';
 import { contents, openPlace, longShardConformance, shardConformance } from './conformance/shard-sink.ts';
@@ -57,6 +59,26 @@ async function shardOf(t: TestContext, of: ShardSinkSpec, stored: ReadonlyMap<st
   await sink.shards.publish(0, 'nonce');
   return shards().get(0)!;
 }
+
+/** Whether this process has the file open. */
+function isOpen(path: string): boolean {
+  return readdirSync('/proc/self/fd').some((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`) === path;
+    } catch {
+      return false;
+    }
+  });
+}
+
+const noProc = process.platform === 'linux' ? false : 'only Linux tells which files are open';
+test('a shard that was checked is closed again', { skip: noProc, timeout: 20_000 }, async (t) => {
+  for (const compression of ['none', 'gzip', 'zstd'] as const) {
+    const shard = await shardOf(t, spec('tar', compression), new Map([['a', Buffer.from('the only one')]]));
+    assert.deepEqual(await Array.fromAsync(damagedMembers(shard)), []);
+    while (isOpen(shard)) await setImmediate(undefined, { signal: t.signal });
+  }
+});
 
 const paxNames = ['é'.repeat(120), `${'ü'.repeat(110)}/`.repeat(12) + 'x', 'n'.repeat(250)];
 const tarBodies = new Map<string, Buffer>([...oddNames, ...paxNames].map((name) => [name, Buffer.from(name)]));

@@ -106,20 +106,25 @@ export async function* damagedMembers(shard: string): AsyncGenerator<Member> {
   const chunks = decompressed(shard);
   let chunk: Buffer = Buffer.alloc(0);
   let chunkAt = 0;
-  for await (const member of readIndex(shard)) {
-    const digest = createHash('sha256');
-    const end = member.offset + member.size;
-    for (let at = member.offset; at < end;) {
-      const piece = chunk.subarray(at - chunkAt, end - chunkAt);
-      digest.update(piece);
-      at += piece.length;
-      if (at === end) break;
-      chunkAt += chunk.length;
-      const next = await chunks.next().catch(isDamage);
-      if (next.done === true) break;
-      chunk = next.value;
+  try {
+    for await (const member of readIndex(shard)) {
+      const digest = createHash('sha256');
+      const end = member.offset + member.size;
+      for (let at = member.offset; at < end;) {
+        const piece = chunk.subarray(at - chunkAt, end - chunkAt);
+        digest.update(piece);
+        at += piece.length;
+        if (at === end) break;
+        chunkAt += chunk.length;
+        const next = await chunks.next().catch(isDamage);
+        if (next.done === true) break;
+        chunk = next.value;
+      }
+      if (digest.digest('hex') !== member.sha256) yield member;
     }
-    if (digest.digest('hex') !== member.sha256) yield member;
+  } finally {
+    // What follows the last member is never read: without this the shard stays open.
+    await chunks.return(undefined);
   }
 }
 
