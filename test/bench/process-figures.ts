@@ -6,7 +6,7 @@ export interface RoleFigures {
   processes: number;
   /** Processor time, user and system, of all of them together, also of those that have ended. */
   cpuMs: number;
-  /** The largest resident memory that one of them ever had (VmHWM). */
+  /** Of those that lived at one time, the largest resident memory that each ever had (VmHWM), added up. */
   peakBytes: number;
 }
 
@@ -33,18 +33,24 @@ interface Stat {
  * are those of the last sample before: take one before killing anything.
  */
 export class ProcessWatch {
-  readonly #roots: readonly number[];
+  readonly #roots: Set<number>;
   readonly #roleOf: (commandLine: string) => string;
   readonly #seen = new Map<string, Seen>();
+  readonly #peakBytes = new Map<string, number>();
   readonly #tickMs = 1000 / Number(execFileSync('getconf', ['CLK_TCK'], { encoding: 'utf8' }));
   readonly #timer: NodeJS.Timeout;
 
   /** Starts watching. `roleOf` names the role of a process by its command line, arguments divided by spaces. */
   constructor(roots: readonly number[], roleOf: (commandLine: string) => string, everyMs = 200) {
-    this.#roots = roots;
+    this.#roots = new Set(roots);
     this.#roleOf = roleOf;
     this.sample(true);
     this.#timer = setInterval(() => this.sample(), everyMs);
+  }
+
+  /** Watches one more, which was only just started. */
+  add(root: number): void {
+    this.#roots.add(root);
   }
 
   /** Reads all figures now. `first`: processor time used so far does not count. */
@@ -64,6 +70,11 @@ export class ProcessWatch {
         this.#seen.set(key, { role, pid: stat.pid, alive: true, firstMs, lastMs: stat.cpuMs, peakBytes });
       }
     }
+    const now = new Map<string, number>();
+    for (const { role, alive, peakBytes } of this.#seen.values()) {
+      if (alive) now.set(role, (now.get(role) ?? 0) + peakBytes);
+    }
+    for (const [role, bytes] of now) this.#peakBytes.set(role, Math.max(bytes, this.#peakBytes.get(role) ?? 0));
   }
 
   /** The processes of a role that were there at the last sample. */
@@ -77,10 +88,10 @@ export class ProcessWatch {
     this.sample();
     const roles: Record<string, RoleFigures> = {};
     for (const seen of this.#seen.values()) {
-      const figures = (roles[seen.role] ??= { processes: 0, cpuMs: 0, peakBytes: 0 });
+      const peakBytes = this.#peakBytes.get(seen.role) ?? 0;
+      const figures = (roles[seen.role] ??= { processes: 0, cpuMs: 0, peakBytes });
       figures.processes += 1;
       figures.cpuMs += seen.lastMs - seen.firstMs;
-      figures.peakBytes = Math.max(figures.peakBytes, seen.peakBytes);
     }
     return roles;
   }
@@ -91,7 +102,7 @@ export class ProcessWatch {
     for (const entry of readdirSync('/proc')) {
       const stat = /^\d+$/.test(entry) ? this.#readStat(Number(entry)) : null;
       if (!stat) continue;
-      if (this.#roots.includes(stat.pid)) family.push(stat);
+      if (this.#roots.has(stat.pid)) family.push(stat);
       else children.set(stat.parent, [...(children.get(stat.parent) ?? []), stat]);
     }
     // Grows while it is walked: that takes in the children's children.

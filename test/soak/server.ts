@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { listPage } from '../../src/demo/server.ts';
 import { freePort } from '../../src/demo/service.ts';
-import { findNginx } from '../bench/nginx-server.ts';
+import { needTool, toolEnvironment } from '../bench/tools.ts';
 import { startFileServer, type Fault } from '../helpers/file-server.ts';
 
 const NAMES_A_PAGE = 1000;
@@ -66,8 +66,10 @@ export async function startSoakServer(folder: string, files: number): Promise<So
   }
   const port = await freePort(0);
   writeFileSync(join(folder, 'nginx.conf'), configuration(folder, port, odd.origin));
-  const nginx = spawn(findNginx(folder), ['-p', folder, '-c', 'nginx.conf', '-e', join(folder, 'error.log')], {
+  needTool('nginx');
+  const nginx = spawn('nginx', ['-p', folder, '-c', 'nginx.conf', '-e', join(folder, 'error.log')], {
     stdio: ['ignore', 'inherit', 'inherit'],
+    env: toolEnvironment(),
   });
   const ended = once(nginx, 'exit');
   const url = `http://127.0.0.1:${port}`;

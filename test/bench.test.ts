@@ -1,0 +1,71 @@
+import assert from 'node:assert/strict';
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync } from 'node:fs';
+import { text } from 'node:stream/consumers';
+import { join } from 'node:path';
+import { test, type TestContext } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { processesIn } from './bench/janitor.ts';
+import type { Results } from './bench/results.ts';
+import { asMarkdown, mainTable, roleTable } from './bench/tables.ts';
+import { memoryDir } from './helpers/folders.ts';
+
+const linux = process.platform === 'linux' ? false : 'it reads /proc';
+
+/** Starts the bench at its smallest, with what needs nothing installed. */
+function startBench(t: TestContext, ...more: string[]): ChildProcess & { stdout: NodeJS.ReadableStream } {
+  const script = fileURLToPath(new URL('bench/bench.ts', import.meta.url));
+  const args = [script, '--files', '300', '--rounds', '1', '--workers', '1', '--server', 'node', ...more];
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  t.after(() => child.kill('SIGTERM'));
+  return child;
+}
+
+/** The folder of a bench while there is one. */
+function folderOf({ pid }: ChildProcess): string | undefined {
+  const name = readdirSync(memoryDir()).find((name) => name.startsWith(`gigafetch-bench-${pid}-`));
+  return name === undefined ? undefined : join(memoryDir(), name);
+}
+
+test('the bench runs its rows, checks them, and tells all that the report needs', { skip: linux }, async (t) => {
+  const bench = startBench(t, '--only', 'directory,tar,dispatch-rename,fetch', '--json');
+  const [out, [code]] = await Promise.all([text(bench.stdout), once(bench, 'exit')]);
+  assert.equal(code, 0);
+  const results = JSON.parse(out) as Results;
+  assert.ok(results.machine.cores > 0 && results.settings.fileSystem !== '' && results.versions.node);
+  const shape = results.rows.map(({ id, missing, failed, runs }) => [id, missing, failed, runs.length]);
+  assert.deepEqual(
+    shape,
+    ['directory', 'tar', 'dispatch-rename', 'fetch'].map((id) => [id, null, null, 1]),
+  );
+  for (const { id, files, runs } of results.rows) {
+    for (const run of runs) {
+      const listed = id === 'directory' || id === 'tar' ? 1 : 0;
+      assert.equal(run.requests, files + listed, id);
+      assert.ok(run.seconds > 0, id);
+    }
+  }
+  const main = mainTable(results);
+  assert.equal(main.length, 5);
+  assert.ok(main.every((line) => line.length === main[0]?.length));
+  assert.equal(roleTable(results).length, 3);
+  assert.match(asMarkdown(main), /^\| row +\|.*files\/s \|/);
+});
+
+test('a bench that is killed leaves no process and no folder behind', { skip: linux, timeout: 60_000 }, async (t) => {
+  const bench = startBench(t, '--only', 'directory');
+  const redis = (): boolean => existsSync(join(folderOf(bench) ?? '', 'target/run/state/redis/redis.sock'));
+  while (!redis()) await sleep(20, undefined, { signal: t.signal });
+  const folder = folderOf(bench) ?? '';
+  assert.ok(processesIn(folder).length > 2);
+  bench.kill('SIGKILL');
+  while (existsSync(folder)) await sleep(20, undefined, { signal: t.signal });
+  assert.deepEqual(processesIn(folder), []);
+});
+
+test('a row that is none is told', async (t) => {
+  const bench = startBench(t, '--only', 'directory,nothing');
+  assert.deepEqual((await once(bench, 'exit'))[0], 1);
+});

@@ -1,0 +1,122 @@
+import { hash } from 'node:crypto';
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { checkFiles } from '../../src/demo/check.ts';
+import { demoBytes, demoName } from '../../src/demo/files.ts';
+import { followJob, jobFaults, postJob } from '../../src/demo/job.ts';
+import { DemoError, freePort, pause, serviceReady, startService } from '../../src/demo/service.ts';
+import type { Job, JobRequest } from '../../src/schemas.ts';
+import { damagedMembers, readIndex } from '../../src/sinks/shards/read-shard.ts';
+import type { ProcessWatch } from './process-figures.ts';
+import type { Run } from './results.ts';
+import type { Place, ServiceRow } from './rows.ts';
+import { documentBytes, type FileServer } from './site.ts';
+import { watchRun } from './watch.ts';
+
+const stallMs = 120_000;
+
+/**
+ * Starts the service as `npm start` does, all its files below `folder`, warms its workers up by a small job, then measures
+ * one job and checks every byte. Rejects with a DemoError where anything is not as it must be, or with the signal's reason.
+ */
+export async function runService(
+  row: ServiceRow,
+  place: Omit<Place, 'folder' | 'scratch'>,
+  server: FileServer,
+  folder: string,
+  interrupted: AbortSignal,
+): Promise<Omit<Run, 'round'>> {
+  const logFile = join(folder, 'service.log');
+  const dataDir = join(folder, 'data');
+  const workers = row.oneWorker ? 1 : place.workers;
+  await using cleanUp = new AsyncDisposableStack();
+  const service = startService({
+    port: await freePort(0),
+    dataDir,
+    stateDir: join(folder, 'state'),
+    logFile,
+    settings: { WORKERS: String(workers), REDIS_URL: '', ALLOWED_NETWORKS: '127.0.0.0/8', NODE_ENV: 'production' },
+  });
+  cleanUp.defer(() => service.stop());
+  const signal = AbortSignal.any([interrupted, service.gone]);
+  await serviceReady(service, logFile, signal);
+  await workersReady(service.url, workers, signal);
+  const download = (path: string, files: number): Promise<Job> =>
+    follow(service.url, jobRequest(row, server, path, files), signal);
+  await download('warm', place.warmFiles);
+
+  const watch = await watchRun(server, [service.pid]);
+  cleanUp.defer(() => void watch.processes.stop());
+  const killer = row.killEveryMs > 0 ? killWorkers(service.url, watch.processes, row.killEveryMs) : null;
+  cleanUp.defer(() => killer?.stop());
+  const job = await download('files', place.files);
+  killer?.stop();
+  const watched = await watch.stop();
+  const seconds = (Date.parse(job.finishedAt ?? '') - Date.parse(job.createdAt)) / 1000;
+
+  const faults = jobFaults(job, place.files);
+  if (faults.length > 0) throw new DemoError(faults.join('; '));
+  await check(row, join(dataDir, 'files'), place.files, signal);
+  return { seconds, ...watched, kills: killer?.kills() ?? 0 };
+}
+
+function jobRequest(row: ServiceRow, { url }: FileServer, path: string, files: number): JobRequest {
+  const fileUrl = row.sink.type === 'ndjson' ? 'documents/{name}' : 'get/{name}';
+  const sink = { ...row.sink, path } as NonNullable<JobRequest['sink']>;
+  return { source: { type: 'listing', url: `${url}/list-${files}`, fileUrl }, sink };
+}
+
+async function follow(api: string, request: JobRequest, signal: AbortSignal): Promise<Job> {
+  const { id } = await postJob(api, request, signal);
+  return followJob(api, id, { signal, stallMs, seen: () => {} });
+}
+
+async function check(row: ServiceRow, folder: string, files: number, signal: AbortSignal): Promise<void> {
+  const { type } = row.sink;
+  if (type === 'directory') {
+    const found = await checkFiles(folder, files, signal);
+    if (found.right !== files || found.extra > 0) throw new DemoError(`of ${files} files: ${JSON.stringify(found)}`);
+    return;
+  }
+  const wanted = new Set(Array.from({ length: files }, (_, index) => demoName(index)));
+  const bytesOf = type === 'tar' ? demoBytes : documentBytes;
+  for (const shard of readdirSync(folder).filter((name) => !name.includes('.index') && name !== '.gigafetch')) {
+    for await (const { name } of damagedMembers(join(folder, shard))) throw new DemoError(`${name} is damaged`);
+    for await (const { name, sha256 } of readIndex(join(folder, shard))) {
+      if (hash('sha256', bytesOf(name)) !== sha256) throw new DemoError(`${name} is wrong`);
+      if (!wanted.delete(name)) throw new DemoError(`${name} is there twice`);
+    }
+  }
+  if (wanted.size > 0) throw new DemoError(`${wanted.size} of ${files} files are missing`);
+}
+
+/** Kills (SIGKILL) one worker after the other, one every `everyMs`, till it is stopped. */
+function killWorkers(api: string, watch: ProcessWatch, everyMs: number): { stop(): void; kills(): number } {
+  let kills = 0;
+  const killOne = async (): Promise<void> => {
+    const listed = await workerPids(api);
+    watch.sample();
+    // A pid that is listed may be dead and given to a stranger.
+    const own = listed.filter((pid) => watch.alive('worker').includes(pid));
+    const victim = own[kills % own.length];
+    if (victim === undefined) return;
+    process.kill(victim, 'SIGKILL');
+    kills += 1;
+  };
+  const timer = setInterval(() => void killOne().catch((error: unknown) => console.error(error)), everyMs);
+  return { stop: () => clearInterval(timer), kills: () => kills };
+}
+
+async function workersReady(api: string, workers: number, signal: AbortSignal): Promise<void> {
+  const deadline = Date.now() + 30_000;
+  while ((await workerPids(api)).length < workers) {
+    if (Date.now() > deadline) throw new DemoError('the workers are not there after 30 s');
+    await pause(100, signal);
+  }
+}
+
+async function workerPids(api: string): Promise<number[]> {
+  const answer = await fetch(`${api}/workers`, { signal: AbortSignal.timeout(5000) });
+  const { workers } = (await answer.json()) as { workers: { pid: number }[] };
+  return workers.map((worker) => worker.pid);
+}
