@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
@@ -52,6 +52,27 @@ test('the bench runs its rows, checks them, and tells all that the report needs'
   assert.ok(main.every((line) => line.length === main[0]?.length));
   assert.equal(roleTable(results).length, 3);
   assert.match(asMarkdown(main), /^\| row +\|.*files\/s \|/);
+});
+
+const compiler = spawnSync('cc', ['--version']).status === 0;
+const slow = linux === false && !compiler ? 'it needs a C compiler' : linux;
+
+test('a server that takes its time is compiled, and the rows wait together', { skip: slow }, async (t) => {
+  const files = 300;
+  const bench = startBench(t, '--only', 'tar,dispatch,epoll-fetch', '--delay', '100', '--connections', '50', '--json');
+  const { rows } = JSON.parse(await text(bench.stdout)) as Results;
+  const shape = rows.map(({ id, failed, runs }) => [id, failed, runs.map(({ requests }) => requests)]);
+  assert.deepEqual(
+    shape,
+    ['tar', 'dispatch', 'epoll-fetch'].map((id) => [id, null, [files]]),
+  );
+  const limitSeconds = (files / 50) * 0.1;
+  for (const { id, runs } of rows)
+    assert.ok(
+      runs.every(({ seconds }) => seconds >= limitSeconds),
+      id,
+    );
+  assert.ok((rows[0]?.runs[0]?.loopP99Ms ?? 0) > 0);
 });
 
 test('a bench that is killed leaves no process and no folder behind', { skip: linux, timeout: 60_000 }, async (t) => {

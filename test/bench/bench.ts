@@ -12,10 +12,11 @@ import { startNginx } from './nginx.ts';
 import { startNodeServer } from './node-server.ts';
 import { readOptions, usage, type Options } from './options.ts';
 import { rate, type Results, type RowResult } from './results.ts';
-import { connections, rows, type Place, type Row } from './rows.ts';
+import { defaultRows, rows, type CommonPlace, type Row } from './rows.ts';
 import { runCommand } from './run-command.ts';
 import { runService } from './run-service.ts';
-import { pageSize, writeSite, type FileServer } from './site.ts';
+import { writeSite, type FileServer } from './site.ts';
+import { startDelayedServer } from './delayed-server.ts';
 import { asText, mainTable, roleTable } from './tables.ts';
 import { fileSystemOf, makeTarget } from './target.ts';
 import { compile, findTools, installTools, remedy, toolEnvironment, type Need } from './tools.ts';
@@ -28,7 +29,7 @@ interface Bench {
   options: Options;
   server: FileServer;
   target: string;
-  place: Omit<Place, 'folder' | 'scratch' | 'files'>;
+  place: Omit<CommonPlace, 'files'>;
   signal: AbortSignal;
 }
 
@@ -48,7 +49,8 @@ async function main(): Promise<number> {
   const signal = interruptSignal();
   const chosen = choose(options);
   const needed = new Set<Need>(chosen.flatMap((row) => row.needs));
-  if (options.server === 'nginx') needed.add('nginx');
+  if (options.delayMs > 0) needed.add('cc');
+  else if (options.server === 'nginx') needed.add('nginx');
   const tools = provide(needed, options.install);
   if (tools.get('nginx') === null) {
     throw new DemoError(
@@ -62,7 +64,7 @@ async function main(): Promise<number> {
   // All that is started below works there, which is how whoever cleans up knows it.
   process.chdir(folder);
   cleanUp.defer(() => process.chdir(home));
-  const entries = chosen.map((row) => ({ row, result: emptyResult(row, options.files, tools) }));
+  const entries = chosen.map((row) => ({ row, result: emptyResult(row, options, tools) }));
   const present = entries.filter(({ result }) => result.missing === null);
   const warmFiles = Math.min(warmFilesMax, Math.ceil(options.files / 10));
   const target = makeTarget(options.target, folder, options.files);
@@ -73,7 +75,8 @@ async function main(): Promise<number> {
     compile(fileURLToPath(new URL('peers/epoll.c', import.meta.url)), epoll);
   }
   const fileSystem = fileSystemOf(target);
-  const place = { url: server.url, warmFiles, workers: options.workers, epoll };
+  const { workers, connections, delayMs } = options;
+  const place = { url: server.url, warmFiles, workers, connections, delayMs, epoll };
   await runAll({ options, server, target, place, signal }, present);
   const results: Results = {
     at: new Date().toISOString(),
@@ -81,8 +84,9 @@ async function main(): Promise<number> {
     settings: {
       files: options.files,
       fileBytes: demoFileBytes,
-      pageSize,
-      connections,
+      pageSize: options.pageSize,
+      connections: options.connections,
+      delayMs: options.delayMs,
       rounds: options.rounds,
       workers: options.workers,
       target: options.target,
@@ -105,8 +109,8 @@ async function main(): Promise<number> {
 }
 
 /** The rows to run. Throws a DemoError where one is called that is none. */
-function choose({ only, all }: Options): Row[] {
-  if (only === null) return rows.filter((row) => all || row.group !== 'service' || !row.extra);
+function choose({ only, all, delayMs }: Options): Row[] {
+  if (only === null) return defaultRows(all, delayMs);
   const unknown = only.filter((id) => !rows.some((row) => row.id === id));
   if (unknown.length > 0) {
     throw new DemoError(`no row is called ${unknown.join(', ')}; there are ${rows.map(({ id }) => id).join(', ')}`);
@@ -123,8 +127,10 @@ function provide(needed: ReadonlySet<Need>, install: boolean): Map<Need, string 
   return findTools(needed);
 }
 
-function emptyResult(row: Row, files: number, tools: ReadonlyMap<Need, string | null>): RowResult {
-  const { id, title, group, settings, share } = row;
+function emptyResult(row: Row, { files, delayMs }: Options, tools: ReadonlyMap<Need, string | null>): RowResult {
+  const { id, title, group, settings } = row;
+  // Where the server is what all wait for, no row is slow.
+  const share = delayMs > 0 ? 1 : row.share;
   const lacks = row.needs.find((need) => tools.get(need) === null);
   const missing = lacks === undefined ? null : `${lacks} (--install, or ${remedy(lacks)})`;
   return { id, title, group, settings, files: part(files, share), missing, failed: null, runs: [] };
@@ -137,13 +143,14 @@ async function startServer(
   entries: readonly Entry[],
   warmFiles: number,
 ): Promise<FileServer> {
-  if (options.server === 'node') return startNodeServer();
+  if (options.delayMs > 0) return startDelayedServer(folder, options.files, options.delayMs, options.pageSize);
+  if (options.server === 'node') return startNodeServer(options.pageSize);
   const site = join(folder, 'site');
   mkdirSync(site);
   console.error(`writing ${options.files} files for nginx`);
   const listings = entries.flatMap(({ result }) => [result.files, part(result.files, 1 / 10)]);
   const documents = entries.some(({ row }) => row.group === 'service' && row.sink.type === 'ndjson');
-  writeSite(site, options.files, [warmFiles, ...listings], documents);
+  writeSite(site, options.files, options.pageSize, [warmFiles, ...listings], documents);
   return startNginx('nginx', version, site, toolEnvironment());
 }
 

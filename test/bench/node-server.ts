@@ -6,13 +6,13 @@ import type { AddressInfo } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { demoBytes, demoIndex } from '../../src/demo/files.ts';
 import { listPage } from '../../src/demo/server.ts';
-import { documentBytes, pageSize, type FileServer } from './site.ts';
+import { documentBytes, type FileServer } from './site.ts';
 
 const file = fileURLToPath(import.meta.url);
 
 /** Starts it in a process of its own, which ends with this one. */
-export async function startNodeServer(): Promise<FileServer> {
-  const child = fork(file);
+export async function startNodeServer(pageSize: number): Promise<FileServer> {
+  const child = fork(file, [String(pageSize)]);
   const [port] = (await once(child, 'message')) as [number];
   return {
     url: `http://127.0.0.1:${port}`,
@@ -28,7 +28,7 @@ export async function startNodeServer(): Promise<FileServer> {
 }
 
 /** The body that a path is answered with, or null. */
-function bodyFor(path: string): Buffer | null {
+function bodyFor(path: string, pageSize: number): Buffer | null {
   const [, folder, name = ''] = /^\/(get|documents)\/(.*)$/.exec(path) ?? [];
   if (folder !== undefined && demoIndex(name) !== null) return folder === 'get' ? demoBytes(name) : documentBytes(name);
   const [, listed, marker] = /^\/list-(\d+)(?:\?next-marker=(.*))?$/.exec(path) ?? [];
@@ -37,14 +37,14 @@ function bodyFor(path: string): Buffer | null {
   return Buffer.from(JSON.stringify(listPage(first, Number(listed), pageSize)));
 }
 
-async function serve(): Promise<void> {
+async function serve(pageSize: number): Promise<void> {
   let connections = 0;
   let requests = 0;
   const server = createServer((request, response) => {
     const path = request.url ?? '';
     requests += 1;
     const status = `server accepts handled requests\n ${connections} ${connections} ${requests} \n`;
-    const body = path === '/status' ? Buffer.from(status) : bodyFor(path);
+    const body = path === '/status' ? Buffer.from(status) : bodyFor(path, pageSize);
     response.writeHead(body === null ? 404 : 200, { 'content-length': body?.length ?? 0 });
     response.end(body ?? '');
   });
@@ -56,4 +56,4 @@ async function serve(): Promise<void> {
   process.once('disconnect', () => process.exit());
 }
 
-if (process.argv[1] === file) await serve();
+if (process.argv[1] === file) await serve(Number(process.argv[2]));

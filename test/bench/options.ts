@@ -16,6 +16,12 @@ export interface Options {
   target: string;
   server: 'nginx' | 'node';
   workers: number;
+  /** At a time, of every row in all its processes together. */
+  connections: number;
+  /** Names a page of the listing. */
+  pageSize: number;
+  /** How long the file server takes for each answer; 0: as long as it needs. */
+  delayMs: number;
 }
 
 export const usage = `npm run bench -- [options]
@@ -30,6 +36,10 @@ Downloads the same small files with this service, other tools and bare loops, in
   --target WHERE where the files go: tmpfs (default), ext4 (with a journal, mounted for this; needs root),
                  or ext4:FOLDER, with its image in that folder
   --workers N    worker processes, and processes of others that take a number (default: one for each core)
+  --connections N
+                 requests in flight, of each row in all its processes together (default: 64)
+  --page-size N  names a page of the listing (default: 1000)
+  --delay MS     a server that takes so long for each answer; then the rows are those that need no listing
   --server node  a file server in Node, where there is no nginx
   --json         print everything as JSON, for report.ts
   --help         show this`;
@@ -50,6 +60,9 @@ export function readOptions(args: string[]): Options | null {
     target,
     server,
     workers: wholeNumber('--workers', values.workers, 1, 1024),
+    connections: wholeNumber('--connections', values.connections, 2, 65_536),
+    pageSize: wholeNumber('--page-size', values['page-size'], 1, 100_000),
+    delayMs: wholeNumber('--delay', values.delay, 0, 60_000),
   };
 }
 
@@ -65,6 +78,9 @@ function parse(args: string[]) {
         install: { type: 'boolean', default: false },
         target: { type: 'string', default: 'tmpfs' },
         workers: { type: 'string', default: String(availableParallelism()) },
+        connections: { type: 'string', default: '64' },
+        'page-size': { type: 'string', default: '1000' },
+        delay: { type: 'string', default: '0' },
         server: { type: 'string', default: 'nginx' },
         json: { type: 'boolean', default: false },
         help: { type: 'boolean', short: 'h', default: false },

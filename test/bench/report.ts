@@ -46,13 +46,17 @@ What to keep in mind:
   handed a list and the bare loops do none of that, unless their row says so.
 - This service runs already and its workers are warm when the job is posted; the bare loops in Node are warm too. The other
   rows begin with the start of their process, which takes a few hundredths of a second, up to some tenths for Python.
+- _of the limit_, where the server takes its time: how near a row comes to the least time that so many requests can take with
+  so many in flight.
+- _loop p99_: of the worst worker, the 99th percentile of the time between two turns that should be 10 ms apart.
 - Slow rows take fewer files (last column), so that all take a similar time.
 - Versions are those of the distribution; newer ones of Python, aiohttp or the tools may be quicker.
 `;
 
 function section(results: Results, plots: string): string {
   const { settings, machine, versions, rows } = results;
-  const title = `${readable(settings.files)} files of ${settings.fileBytes} bytes, ${settings.target}`;
+  const slow = settings.delayMs > 0 ? `, each answered after ${settings.delayMs} ms` : '';
+  const title = `${readable(settings.files)} files of ${settings.fileBytes} bytes${slow}, ${settings.target}`;
   const facts: Cells = [
     ['on', 'what'],
     ['processor', `${machine.processor}, ${machine.cores} cores`],
@@ -98,7 +102,7 @@ function medianRate(row: RowResult): number {
 }
 
 const rowAxis = (order: string[]) =>
-  ({ field: 'title', type: 'nominal', sort: order, title: null, axis: { labelLimit: 500 } }) as const;
+  ({ field: 'title', type: 'nominal', sort: order, title: null, axis: { labelLimit: 600 } }) as const;
 
 function ratePlot(rows: readonly RowResult[], order: string[]): TopLevelSpec {
   const values = rows.map((row) => {

@@ -17,6 +17,11 @@ export interface Run {
   requests: number;
   connections: number;
   kills: number;
+  /**
+   * The worst worker's event loop, with --delay: the 99th percentile of the time between two samples that should be 10 ms
+   * apart (monitorEventLoopDelay).
+   */
+  loopP99Ms: number | null;
 }
 
 export interface RowResult {
@@ -40,6 +45,7 @@ export interface Results {
     fileBytes: number;
     pageSize: number;
     connections: number;
+    delayMs: number;
     rounds: number;
     workers: number;
     target: string;

@@ -6,9 +6,6 @@ import { demoName } from '../../src/demo/files.ts';
 import type { JobRequest } from '../../src/schemas.ts';
 import { pythonPath, type Need } from './tools.ts';
 
-/** Connections at a time, of every row in all its processes together, but where its settings say otherwise. */
-export const connections = 64;
-
 export type RowGroup = 'service' | 'tool' | 'loop' | 'limit';
 
 /** What a row runs on. */
@@ -23,9 +20,15 @@ export interface Place {
   /** For lists and the like. */
   scratch: string;
   workers: number;
+  /** At a time, in all processes together, but where a row's settings say otherwise. */
+  connections: number;
+  /** 0: the file server answers as soon as it can. */
+  delayMs: number;
   /** The compiled C client. */
   epoll: string;
 }
+
+export type CommonPlace = Omit<Place, 'folder' | 'scratch'>;
 
 interface Common {
   readonly id: string;
@@ -108,26 +111,38 @@ const toolRows: readonly CommandRow[] = [
     id: 'asyncio',
     title: 'asyncio, one process (aiohttp, uvloop)',
     group: 'tool',
-    settings: `${connections} connections, the next page listed ahead, plain writes`,
+    settings: 'the next page listed ahead, plain writes',
     needs: ['aiohttp'],
     share: 1 / 4,
     stores: true,
     commands: (place) => [
-      [pythonPath, peer('event_loop.py'), listing(place), `${place.url}/get/`, place.folder, String(connections)],
+      [pythonPath, peer('event_loop.py'), listing(place), `${place.url}/get/`, place.folder, String(place.connections)],
     ],
   },
   {
     id: 'combo',
     title: 'combo: an event loop in each process, queues of page tokens',
     group: 'tool',
-    settings: `as many processes as there are workers, ${connections} connections together, plain writes`,
+    settings: 'as many processes as there are workers, plain writes',
     needs: ['aiohttp'],
     share: 1 / 4,
     stores: true,
     commands: (place) => {
-      const numbers = [String(connections), String(place.workers)];
+      const numbers = [String(place.connections), String(place.workers)];
       return [[pythonPath, peer('combo.py'), listing(place), `${place.url}/get/`, place.folder, ...numbers]];
     },
+  },
+  {
+    id: 'numbered',
+    title: 'asyncio, one process, numbered files (aiohttp, uvloop)',
+    group: 'tool',
+    settings: 'no listing, never more in flight than connections, plain writes',
+    needs: ['aiohttp'],
+    share: 1,
+    stores: true,
+    commands: ({ url, files, folder, connections }) => [
+      [pythonPath, peer('numbered.py'), `${url}/get/`, String(files), folder, String(connections)],
+    ],
   },
   {
     id: 'requests',
@@ -143,14 +158,21 @@ const toolRows: readonly CommandRow[] = [
     id: 'aria2c',
     title: 'aria2c',
     group: 'tool',
-    settings: '--input-file, --max-concurrent-downloads 64, --file-allocation none, quiet',
+    settings: '--input-file, --max-concurrent-downloads, --file-allocation none, quiet',
     needs: ['aria2c'],
     share: 1 / 40,
     stores: true,
     commands: (place) => {
       const input = list(place, (name) => `${place.url}/get/${name}`);
       const quiet = ['--quiet', '--download-result=hide', '--summary-interval=0', '--console-log-level=error'];
-      const quick = ['--file-allocation=none', '--async-dns=false', '--disable-ipv6', `-j${connections}`, '-x1', '-s1'];
+      const quick = [
+        '--file-allocation=none',
+        '--async-dns=false',
+        '--disable-ipv6',
+        `-j${place.connections}`,
+        '-x1',
+        '-s1',
+      ];
       return [['aria2c', '--no-conf', ...quiet, ...quick, '--dir', place.folder, '--input-file', input]];
     },
   },
@@ -158,21 +180,21 @@ const toolRows: readonly CommandRow[] = [
     id: 'wget2',
     title: 'wget2',
     group: 'tool',
-    settings: '--input-file, --max-threads 64, quiet',
+    settings: '--input-file, --max-threads, quiet',
     needs: ['wget2'],
     share: 1 / 4,
     stores: true,
     commands: (place) => {
       const input = list(place, (name) => `${place.url}/get/${name}`);
       const quiet = ['--no-config', '--quiet', '--no-hsts', '--no-compression', '--no-robots', '--no-cookies'];
-      return [['wget2', ...quiet, `--max-threads=${connections}`, '-P', place.folder, '-i', input]];
+      return [['wget2', ...quiet, `--max-threads=${place.connections}`, '-P', place.folder, '-i', input]];
     },
   },
   {
     id: 'rclone',
     title: 'rclone copy',
     group: 'tool',
-    settings: '--files-from-raw, --no-traverse, --http-no-head, --transfers 64, no checks of the destination',
+    settings: '--files-from-raw, --no-traverse, --http-no-head, --transfers, no checks of the destination',
     needs: ['rclone'],
     share: 1 / 4,
     stores: true,
@@ -180,7 +202,7 @@ const toolRows: readonly CommandRow[] = [
       const names = list(place, (name) => name);
       const from = ['--http-url', `${place.url}/get/`, '--http-no-head', '--files-from-raw', names];
       const quick = ['--no-traverse', '--no-check-dest', '--ignore-checksum', '--no-update-modtime'];
-      const wide = ['--transfers', String(connections), '--checkers', '8', '--multi-thread-streams', '0'];
+      const wide = ['--transfers', String(place.connections), '--checkers', '8', '--multi-thread-streams', '0'];
       const quiet = ['--config', '', '--stats', '0', '--retries', '1', '--low-level-retries', '3'];
       return [['rclone', 'copy', ':http:', place.folder, ...from, ...quick, ...wide, ...quiet]];
     },
@@ -189,23 +211,24 @@ const toolRows: readonly CommandRow[] = [
     id: 'curl',
     title: 'curl --parallel',
     group: 'tool',
-    settings: '--parallel-max 64, a --config with each URL and its output',
+    settings: '--parallel-max, a --config with each URL and its output',
     needs: ['curl'],
     share: 1 / 2,
     stores: true,
-    commands: (place) => [curl(place, 0, place.files, connections)],
+    commands: (place) => [curl(place, 0, place.files, place.connections)],
   },
   {
     id: 'two-curls',
     title: 'curl --parallel, two at once on halves',
     group: 'tool',
-    settings: '--parallel-max 32 each, a --config with each URL and its output',
+    settings: '--parallel-max of half as many each, a --config with each URL and its output',
     needs: ['curl'],
     share: 1,
     stores: true,
     commands: (place) => {
       const half = place.files >> 1;
-      return [curl(place, 0, half, connections / 2), curl(place, half, place.files, connections / 2)];
+      const each = place.connections >> 1;
+      return [curl(place, 0, half, each), curl(place, half, place.files, each)];
     },
   },
 ];
@@ -224,11 +247,12 @@ function loop(
     id: store === 'fetch' ? way : `${way}-${store}`,
     title: `${title}: ${stored[store]}`,
     group: 'loop',
-    settings: `one process, ${connections} connections, names made up by number, writes at once (writeSync); warm`,
+    settings:
+      'one process, a Client (or a place in the Pool) for each connection, names made up by number, writeSync; warm',
     needs: [],
     share: 1,
     stores: store !== 'fetch',
-    commands: ({ url, files, folder, warmFiles }) => {
+    commands: ({ url, files, connections, folder, warmFiles }) => {
       const numbers = [url, files, connections, folder, warmFiles].map(String);
       return [[process.execPath, peer('loop.ts'), way, store, ...numbers]];
     },
@@ -241,11 +265,11 @@ function epoll(store: Store): CommandRow {
     id: `epoll-${store}`,
     title: `C, epoll: ${stored[store]}`,
     group: 'limit',
-    settings: `one thread, ${connections} connections, names made up by number, cc -O2`,
+    settings: 'one thread, names made up by number, cc -O2',
     needs: ['cc'],
     share: 1,
     stores: store !== 'fetch',
-    commands: ({ url, files, folder, epoll }) => [
+    commands: ({ url, files, connections, folder, epoll }) => [
       [epoll, new URL(url).port, String(files), String(connections), store, folder],
     ],
   };
@@ -253,9 +277,9 @@ function epoll(store: Store): CommandRow {
 
 const loopRows: readonly CommandRow[] = [
   loop('engine', 'fetch', "gigafetch's fetch engine alone"),
-  loop('dispatch', 'fetch', 'undici dispatch, a Client for each connection'),
-  loop('dispatch', 'write', 'undici dispatch, a Client for each connection'),
-  loop('dispatch', 'rename', 'undici dispatch, a Client for each connection'),
+  loop('dispatch', 'fetch', 'undici dispatch'),
+  loop('dispatch', 'write', 'undici dispatch'),
+  loop('dispatch', 'rename', 'undici dispatch'),
   loop('request', 'write', 'undici request, a Pool', { id: 'request', share: 1 / 2 }),
   loop('fetch', 'write', 'global fetch', { id: 'fetch', share: 1 / 4 }),
   loop('raw', 'fetch', 'Node, raw sockets', { group: 'limit' }),
@@ -264,4 +288,25 @@ const loopRows: readonly CommandRow[] = [
   epoll('rename'),
 ];
 
+/** Those that run with --delay: they have as many in flight as they are told, whatever the listing takes. */
+const patientRows = new Set([
+  'directory',
+  'tar',
+  'numbered',
+  'dispatch',
+  'dispatch-rename',
+  'request',
+  'fetch',
+  'raw',
+  'epoll-fetch',
+]);
+
 export const rows: readonly Row[] = [...serviceRows, ...toolRows, ...loopRows];
+
+/** What runs where no rows are named. */
+export function defaultRows(all: boolean, delayMs: number): Row[] {
+  return rows.filter((row) => {
+    if (delayMs > 0) return patientRows.has(row.id);
+    return row.group === 'service' ? all || !row.extra : row.id !== 'numbered';
+  });
+}

@@ -5,12 +5,13 @@ import { join } from 'node:path';
 import { checkFiles } from '../../src/demo/check.ts';
 import { DemoError } from '../../src/demo/service.ts';
 import type { Run } from './results.ts';
-import type { CommandRow, Place } from './rows.ts';
+import type { CommandRow, CommonPlace } from './rows.ts';
 import type { FileServer } from './site.ts';
 import { watchRun, type Watched } from './watch.ts';
 
 // `times` tells what the shell's children, and theirs, used (POSIX): exact, also for what ended between two samples.
-const wrapper = '"$@"; code=$?; times >&3; exit $code';
+// Node raises its limit of open files by itself, others do not.
+const wrapper = 'ulimit -n "$(ulimit -Hn)"; "$@"; code=$?; times >&3; exit $code';
 const tailBytes = 4000;
 // Far more than the slowest needs.
 const fileMsMax = 20;
@@ -27,7 +28,7 @@ interface Ended {
  */
 export async function runCommand(
   row: CommandRow,
-  place: Omit<Place, 'folder' | 'scratch'>,
+  place: CommonPlace,
   server: FileServer,
   folder: string,
   env: NodeJS.ProcessEnv,
@@ -52,7 +53,14 @@ export async function runCommand(
     const watched = await watch.stop();
     const cpuMs = { ...watched.cpuMs, client: ended.reduce((sum, { cpuMs }) => sum + cpuMs, 0) };
     await check(row, files, place.files, watched.requests, signal);
-    return { seconds, ...watched, cpuMs, kills: 0, ...ownFigures(ended[0]?.stdout ?? '', watched, cpuMs) };
+    return {
+      seconds,
+      ...watched,
+      cpuMs,
+      kills: 0,
+      loopP99Ms: null,
+      ...ownFigures(ended[0]?.stdout ?? '', watched, cpuMs),
+    };
   } finally {
     watch.processes.stop();
     for (const child of children) kill(child);

@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkFiles } from '../../src/demo/check.ts';
 import { demoBytes, demoName } from '../../src/demo/files.ts';
@@ -9,7 +9,7 @@ import type { Job, JobRequest } from '../../src/schemas.ts';
 import { damagedMembers, readIndex } from '../../src/sinks/shards/read-shard.ts';
 import type { ProcessWatch } from './process-figures.ts';
 import type { Run } from './results.ts';
-import type { Place, ServiceRow } from './rows.ts';
+import type { CommonPlace, ServiceRow } from './rows.ts';
 import { documentBytes, type FileServer } from './site.ts';
 import { watchRun } from './watch.ts';
 
@@ -21,7 +21,7 @@ const stallMs = 120_000;
  */
 export async function runService(
   row: ServiceRow,
-  place: Omit<Place, 'folder' | 'scratch'>,
+  place: CommonPlace,
   server: FileServer,
   folder: string,
   interrupted: AbortSignal,
@@ -29,22 +29,32 @@ export async function runService(
   const logFile = join(folder, 'service.log');
   const dataDir = join(folder, 'data');
   const workers = row.oneWorker ? 1 : place.workers;
+  // Else as by default: without.
+  const watchesLoops = place.delayMs > 0;
   await using cleanUp = new AsyncDisposableStack();
   const service = startService({
     port: await freePort(0),
     dataDir,
     stateDir: join(folder, 'state'),
     logFile,
-    settings: { WORKERS: String(workers), REDIS_URL: '', ALLOWED_NETWORKS: '127.0.0.0/8', NODE_ENV: 'production' },
+    settings: {
+      WORKERS: String(workers),
+      REDIS_URL: '',
+      ALLOWED_NETWORKS: '127.0.0.0/8',
+      LOG_LEVEL: 'info',
+      WORKER_METRICS_PORT: watchesLoops ? '0' : '',
+    },
   });
   cleanUp.defer(() => service.stop());
   const signal = AbortSignal.any([interrupted, service.gone]);
   await serviceReady(service, logFile, signal);
   await workersReady(service.url, workers, signal);
   const download = (path: string, files: number): Promise<Job> =>
-    follow(service.url, jobRequest(row, server, path, files), signal);
+    follow(service.url, jobRequest(row, { ...place, files }, path), signal);
   await download('warm', place.warmFiles);
 
+  // What was asked before begins anew.
+  if (watchesLoops) await loopP99Ms(logFile);
   const watch = await watchRun(server, [service.pid]);
   cleanUp.defer(() => void watch.processes.stop());
   const killer = row.killEveryMs > 0 ? killWorkers(service.url, watch.processes, row.killEveryMs) : null;
@@ -52,18 +62,36 @@ export async function runService(
   const job = await download('files', place.files);
   killer?.stop();
   const watched = await watch.stop();
+  const loop = watchesLoops ? await loopP99Ms(logFile) : null;
   const seconds = (Date.parse(job.finishedAt ?? '') - Date.parse(job.createdAt)) / 1000;
 
   const faults = jobFaults(job, place.files);
   if (faults.length > 0) throw new DemoError(faults.join('; '));
   await check(row, join(dataDir, 'files'), place.files, signal);
-  return { seconds, ...watched, kills: killer?.kills() ?? 0 };
+  return { seconds, ...watched, kills: killer?.kills() ?? 0, loopP99Ms: loop };
 }
 
-function jobRequest(row: ServiceRow, { url }: FileServer, path: string, files: number): JobRequest {
+/** For `Run.loopP99Ms`, since it was last asked for. The log says where the workers show it. */
+async function loopP99Ms(logFile: string): Promise<number> {
+  const urls = [...readFileSync(logFile, 'utf8').matchAll(/"metrics":"([^"]+)"/g)].map(([, url = '']) => url);
+  const texts = await Promise.all(urls.map(async (url) => (await fetch(url)).text()));
+  const seconds = texts.map((text) => Number(/^nodejs_eventloop_lag_p99_seconds (\S+)$/m.exec(text)?.[1]));
+  return Math.max(...seconds) * 1000;
+}
+
+function jobRequest(row: ServiceRow, { url, files, delayMs, connections }: CommonPlace, path: string): JobRequest {
   const fileUrl = row.sink.type === 'ndjson' ? 'documents/{name}' : 'get/{name}';
   const sink = { ...row.sink, path } as NonNullable<JobRequest['sink']>;
-  return { source: { type: 'listing', url: `${url}/list-${files}`, fileUrl }, sink };
+  const [first, last] = [demoName(0), demoName(files - 1)].map((name) => /\d+/.exec(name)?.[0]);
+  return {
+    // A listing that takes as long as each file would be what is measured.
+    source:
+      delayMs > 0
+        ? { type: 'range', url: `${url}/get/file-{${first}..${last}}.bin` }
+        : { type: 'listing', url: `${url}/list-${files}`, fileUrl },
+    sink,
+    limits: { concurrency: connections },
+  };
 }
 
 async function follow(api: string, request: JobRequest, signal: AbortSignal): Promise<Job> {

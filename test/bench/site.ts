@@ -3,9 +3,6 @@ import { join } from 'node:path';
 import { demoBytes, demoFileBytes, demoName } from '../../src/demo/files.ts';
 import { listPage } from '../../src/demo/server.ts';
 
-/** Names a page of the listing. */
-export const pageSize = 1000;
-
 /** A file server in processes of its own. `/list-N` lists the first N files, whatever N it was started with. */
 export interface FileServer {
   /** Without a final slash. */
@@ -44,7 +41,13 @@ export function documentBytes(name: string): Buffer {
  * Writes a site below `folder` for nginx to serve: the first `files` demo files in `get`, as JSON in `documents` if wanted,
  * and in `pages` the pages of a listing for each of the numbers in `listings`.
  */
-export function writeSite(folder: string, files: number, listings: readonly number[], documents: boolean): void {
+export function writeSite(
+  folder: string,
+  files: number,
+  pageSize: number,
+  listings: readonly number[],
+  documents: boolean,
+): void {
   for (const listed of new Set(listings)) {
     const pages = join(folder, 'pages', String(listed));
     mkdirSync(pages, { recursive: true });

@@ -18,11 +18,12 @@ export type Cells = readonly (readonly string[])[];
 const own = ['worker', 'redis', 'api', 'supervisor'] as const satisfies Role[];
 
 /** One line for each row: what it does a second, what that costs, and how this service compares to it. */
-export function mainTable({ rows }: Results): Cells {
+export function mainTable({ rows, settings }: Results): Cells {
   const bases = ['directory', 'tar'].flatMap((id) => rows.filter((row) => row.id === id && row.runs.length > 0));
   const head = [
     'row',
     'files/s',
+    ...(settings.delayMs > 0 ? ['of the limit'] : []),
     ...bases.map(({ id }) => `${id}: times as fast`),
     'µs a file',
     ...bases.map(({ id }) => `${id}: µs over its µs`),
@@ -32,16 +33,23 @@ export function mainTable({ rows }: Results): Cells {
     'connections',
     'files',
   ];
-  return [head, ...rows.map((row) => line(row, bases, head.length))];
+  return [head, ...rows.map((row) => line(row, settings, bases, head.length))];
 }
 
-function line(row: RowResult, bases: readonly RowResult[], columns: number): string[] {
+function line(
+  row: RowResult,
+  { delayMs, connections }: Results['settings'],
+  bases: readonly RowResult[],
+  columns: number,
+): string[] {
   const problem = row.missing ?? row.failed;
   const title = `${row.id}: ${row.title}`;
   if (problem !== null) {
     const told = `${row.missing === null ? 'FAILED' : 'missing'}: ${problem.split('\n', 1)[0]?.slice(0, 100)}`;
     return [title, told, ...Array<string>(columns - 2).fill('')];
   }
+  // Nobody can be quicker with so many in flight.
+  const limitSeconds = (Math.ceil(row.files / connections) * delayMs) / 1000;
   const figure = (of: (run: Run) => number): Spread => spread(row.runs.map(of));
   const over = (base: RowResult, of: typeof rate): string => (base === row ? '1' : ratio(ratios(base, row, of)));
   return [
@@ -50,6 +58,7 @@ function line(row: RowResult, bases: readonly RowResult[], columns: number): str
       figure((run) => rate(row, run)),
       readable,
     ),
+    ...(delayMs > 0 ? [`${(figure((run) => limitSeconds / run.seconds).median * 100).toFixed(0)} %`] : []),
     ...bases.map((base) => over(base, rate)),
     micros(figure((run) => clientMicros(row, run)).median),
     ...bases.map((base) => over(base, clientMicros)),
@@ -62,15 +71,23 @@ function line(row: RowResult, bases: readonly RowResult[], columns: number): str
 }
 
 /** Where the processor time and the memory of this service's rows go. */
-export function roleTable({ rows }: Results): Cells {
-  const head = ['row', ...own.map((role) => `${role} µs`), ...own.map((role) => `${role} MB`), 'workers killed'];
+export function roleTable({ rows, settings }: Results): Cells {
+  const isSlow = settings.delayMs > 0;
+  const head = [
+    'row',
+    ...own.map((role) => `${role} µs`),
+    ...own.map((role) => `${role} MB`),
+    'workers killed',
+    ...(isSlow ? ['loop p99 ms'] : []),
+  ];
   const lines = rows
     .filter((row) => row.group === 'service' && row.runs.length > 0)
     .map((row) => {
       const median = (of: (run: Run) => number): number => spread(row.runs.map(of)).median;
       const cpu = own.map((role) => median((run) => roleMicros(row, run, [role])).toFixed(2));
       const memory = own.map((role) => readable(median((run) => (run.peakBytes[role] ?? 0) / 1e6)));
-      return [`${row.id}: ${row.title}`].concat(cpu, memory, readable(median((run) => run.kills)));
+      const loop = isSlow ? [median((run) => run.loopP99Ms ?? Number.NaN).toFixed(1)] : [];
+      return [`${row.id}: ${row.title}`].concat(cpu, memory, readable(median((run) => run.kills)), loop);
     });
   return lines.length > 0 ? [head, ...lines] : [];
 }

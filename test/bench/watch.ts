@@ -5,7 +5,7 @@ import { serverCounts, type FileServer } from './site.ts';
 const everyMs = 250;
 
 /** What a run needs beside what it measures itself. */
-export type Watched = Omit<Run, 'round' | 'seconds' | 'kills'>;
+export type Watched = Omit<Run, 'round' | 'seconds' | 'kills' | 'loopP99Ms'>;
 
 export interface RunWatch {
   readonly processes: ProcessWatch;
@@ -37,7 +37,7 @@ export async function watchRun(server: FileServer, roots: readonly number[], wra
 function roleOf(commandLine: string, wrapper: string): Role | '' {
   if (commandLine === '' || commandLine.includes('test/bench/bench.ts')) return '';
   if (wrapper !== '' && commandLine.includes(wrapper)) return '';
-  if (/nginx: |nginx -p |test\/bench\/node-server\.ts/.test(commandLine)) return 'server';
+  if (/nginx: |nginx -p |test\/bench\/node-server\.ts|\/delayed \d/.test(commandLine)) return 'server';
   if (wrapper !== '') return 'client';
   if (commandLine.includes('src/worker.ts')) return 'worker';
   if (commandLine.includes('src/api.ts')) return 'api';
