@@ -1,5 +1,5 @@
 /**
- * `npm run bench:latency`: documents from an API that answers after 200 ms, as many as may be in flight at once. Told are the share of
+ * `npm run bench:transactions`: documents from an API that answers after 200 ms, as many as may be in flight at once. Told are the share of
  * what is possible at best, ⌈requests / in flight⌉ · latency, and what the documents take on the disk.
  */
 import { fork } from 'node:child_process';
@@ -14,7 +14,6 @@ import { wholeNumber } from '../../src/demo/options.ts';
 import { DemoError, freePort, pause, serviceReady, startService } from '../../src/demo/service.ts';
 import type { JobRequest } from '../../src/schemas.ts';
 import { memoryDir } from '../helpers/folders.ts';
-import { metrics } from '../soak/figures.ts';
 
 const WARM_UP_REQUESTS = 5_000;
 const STALL_MS = 60_000;
@@ -47,8 +46,6 @@ interface Result {
   /** Of the seconds that it takes at best. */
   readonly share: number;
   readonly mostInFlight: number;
-  /** Of the event loop of the worker that was worst, over each second: the median and the most. */
-  readonly lagMs: { readonly median: number; readonly most: number };
   /** With the index, where there is one. */
   readonly bytes: number;
   /** Blocks of 4 KiB, as most file systems have them. */
@@ -62,7 +59,7 @@ async function main(): Promise<void> {
   await using cleanUp = new AsyncDisposableStack();
   const folder = mkdtempSync(join(memoryDir(), 'gigafetch-latency-'));
   cleanUp.defer(() => rmSync(folder, { recursive: true, force: true }));
-  const server = await startSlowServer(latencyMs);
+  const server = await startServer(latencyMs);
   cleanUp.defer(() => server.stop());
   const results: Result[] = [];
   for (const name of values.sinks.split(',')) {
@@ -85,10 +82,9 @@ async function run(
   await using cleanUp = new AsyncDisposableStack();
   cleanUp.defer(() => rmSync(folder, { recursive: true, force: true }));
   const workers = wholeNumber('--workers', values.workers, 1, 64);
-  const [port, metricsPort] = [await freePort(0), await freePorts(workers)];
   const logFile = `${folder}.log`;
   const service = startService({
-    port,
+    port: await freePort(0),
     dataDir: join(folder, 'data'),
     stateDir: join(folder, 'state'),
     logFile,
@@ -96,7 +92,6 @@ async function run(
       WORKERS: String(workers),
       REDIS_URL: '',
       ALLOWED_NETWORKS: '127.0.0.0/8',
-      WORKER_METRICS_PORT: String(metricsPort),
     },
   });
   cleanUp.defer(() => service.stop());
@@ -117,23 +112,7 @@ async function run(
   // So that connections and compiled code are there.
   await download(Math.max(WARM_UP_REQUESTS, 2 * inFlight), 'warm-up');
 
-  const lags: number[] = [];
-  const ended = new AbortController();
-  const watching = (async () => {
-    while (!ended.signal.aborted) {
-      const all = Array.from({ length: workers }, (_, index) =>
-        metrics(`http://127.0.0.1:${metricsPort + index}/metrics`),
-      );
-      lags.push(Math.max(...(await Promise.all(all)).map(({ lagMs }) => lagMs)));
-      await pause(1000, ended.signal).catch(() => {});
-    }
-  })();
   const job = await download(requests, 'documents');
-  ended.abort();
-  await watching;
-  // The first one tells of the time before.
-  lags.splice(0, 1);
-  lags.sort((a, b) => a - b);
 
   const { most } = (await (await fetch(`${url}/count`)).json()) as { most: number };
   const files = readdirSync(join(folder, 'data', 'documents'), { recursive: true, withFileTypes: true })
@@ -146,14 +125,13 @@ async function run(
     seconds,
     share: (Math.ceil(requests / inFlight) * latencyMs) / 1000 / seconds,
     mostInFlight: most,
-    lagMs: { median: lags[Math.floor(lags.length / 2)] ?? 0, most: lags.at(-1) ?? 0 },
     bytes: files.reduce((sum, size) => sum + size, 0),
     diskBytes: files.reduce((sum, size) => sum + Math.ceil(size / 4096) * 4096, 0),
   };
 }
 
-async function startSlowServer(latencyMs: number): Promise<{ url: string; stop(): Promise<void> }> {
-  const script = fileURLToPath(new URL('slow-server.ts', import.meta.url));
+async function startServer(latencyMs: number): Promise<{ url: string; stop(): Promise<void> }> {
+  const script = fileURLToPath(new URL('transaction-server.ts', import.meta.url));
   const child = fork(script, [String(latencyMs)], { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] });
   const [port] = (await once(child.stdout!, 'data')) as [Buffer];
   return {
@@ -166,22 +144,11 @@ async function startSlowServer(latencyMs: number): Promise<{ url: string; stop()
   };
 }
 
-/** The first of so many in a row. */
-async function freePorts(many: number): Promise<number> {
-  for (;;) {
-    const first = await freePort(0);
-    const got = await Promise.all(Array.from({ length: many }, (_, index) => freePort(first + index)));
-    if (got.every((port, index) => port === first + index)) return first;
-  }
-}
-
-function shown(result: Result, first: Result): string {
-  const { sink, seconds, share, mostInFlight, lagMs, bytes, diskBytes } = result;
-  const mb = (size: number): string => `${(size / 1e6).toFixed(1)} MB`;
+function shown({ sink, seconds, share, mostInFlight, bytes, diskBytes }: Result, first: Result): string {
+  const [size, onDisk] = [bytes, diskBytes].map((each) => `${(each / 1e6).toFixed(1)} MB`);
   return (
     `${sink}: ${seconds.toFixed(2)} s, ${(100 * share).toFixed(1)} % of what is possible; at most ${mostInFlight} in flight; ` +
-    `event loop p99 ${lagMs.median.toFixed(1)} ms, at most ${lagMs.most.toFixed(1)} ms; ` +
-    `${mb(bytes)}, on the disk ${mb(diskBytes)} (1/${(first.diskBytes / diskBytes).toFixed(1)})`
+    `${size}, ${onDisk} on the disk (1/${(first.diskBytes / diskBytes).toFixed(1)})`
   );
 }
 
