@@ -1,7 +1,7 @@
 import { FetchError } from '../src/errors.ts';
 import { SMALL_BODY_BYTES, type Answer } from '../src/fetch-file.ts';
 import type { Failure } from '../src/schemas.ts';
-import type { BodyWriter, PageWriter } from '../src/sinks/index.ts';
+import type { BodyWriter, FileUrl, PageWriter } from '../src/sinks/index.ts';
 import type { BadItem, SourceFile } from '../src/sources/index.ts';
 import { conditionOf, confirms, noteOf, subjectOf, type Condition } from '../src/validators.ts';
 import { packFailure, type Refetch } from './failures.ts';
@@ -150,13 +150,12 @@ export class PageFiles {
       const found = this.#writer.find(item.name);
       if (found === null) return false;
       if (item.sizeBytes !== null && item.sizeBytes !== found.sizeBytes) return false;
-      if (found.whose === 'ours') {
-        this.downloaded(found.sizeBytes, weight);
-        return true;
-      }
       const { existing } = this.#owner.spec;
-      if (existing === 'overwrite' || (existing === 'update' && item.sizeBytes === null)) return false;
-      this.skipped(weight);
+      const isToAsk = existing === 'overwrite' || (existing === 'update' && item.sizeBytes === null);
+      if (found.whose === 'theirs' && isToAsk) return false;
+      this.#writer.keep?.(item.name, found, listedFrom(item, weight));
+      if (found.whose === 'ours') this.downloaded(found.sizeBytes, weight);
+      else this.skipped(weight);
     } catch (error) {
       if (!(error instanceof FetchError)) throw error;
       this.fail(item, error, 0, { weight, refetch: item.sizeBytes });
@@ -198,8 +197,12 @@ export class FileTransfer extends Transfer {
     return this.page.abandoned;
   }
 
+  get #from(): FileUrl {
+    return listedFrom(this.#item, this.#weight);
+  }
+
   open(): BodyWriter {
-    const writer = this.#writer.open(this.#item.name, this.#item);
+    const writer = this.#writer.open(this.#item.name, this.#from);
     return {
       write: (chunk) => writer.write(chunk),
       finish: () => {
@@ -224,7 +227,7 @@ export class FileTransfer extends Transfer {
     if (this.condition !== null && answer.statusCode === 304) return this.#notModified(this.condition, answer);
     if (answer.body !== null) {
       this.#checkLease();
-      this.#writer.put(this.#item.name, answer.body, this.#item);
+      this.#writer.put(this.#item.name, answer.body, this.#from);
     }
     const note = this.#subject === null ? null : noteOf(this.#subject, answer);
     if (note !== null) this.#writer.note?.(this.#item.name, note);
@@ -234,7 +237,11 @@ export class FileTransfer extends Transfer {
   }
 
   #notModified(condition: Condition, { headers }: Answer): void {
-    if (confirms(condition, headers)) return this.page.skipped(this.#weight);
+    const found = this.#writer.find(this.#item.name);
+    if (found !== null && confirms(condition, headers)) {
+      this.#writer.keep?.(this.#item.name, { ...found, whose: 'theirs' }, this.#from);
+      return this.page.skipped(this.#weight);
+    }
     this.condition = null;
     this.repeat();
   }
@@ -246,6 +253,10 @@ export class FileTransfer extends Transfer {
   protected retried(): void {
     this.page.retried();
   }
+}
+
+function listedFrom(item: SourceFile, weight: number): FileUrl {
+  return weight === 1 ? item : { origin: item.origin, path: item.path, listed: weight };
 }
 
 /**

@@ -29,7 +29,7 @@ export interface PageContext {
   readonly folder: DataFolder;
   living(): Promise<ReadonlySet<string>>;
   /** Removes what lies beside the job's shards, if it is at its end. */
-  forgetShards(job: JobInWork): Promise<void>;
+  forgetMade(job: JobInWork): Promise<void>;
   /** The job, opened on this worker; null where there is no such job any more. */
   job(id: string): Promise<JobInWork | null>;
 }
@@ -134,32 +134,32 @@ async function work(context: PageContext, job: JobInWork, attempt: Attempt, begu
   failpoint('enqueued');
   await job.openSink();
   attempt.failedBefore = run.failedBefore;
-  const { files, hasShard } = await fetchAndStore(job, attempt, run);
+  const { files, isToPublish } = await fetchAndStore(job, attempt, run);
   // Before the commit: a pulse would take the entry that is gone then for lost.
   job.end(attempt);
   const counts = { ...attemptCounts(attempt), filesListed: run.listed };
   const settled = run.failedBefore.map(({ id }) => id);
-  const operation = hasShard ? 'seal' : 'commit';
+  const operation = isToPublish ? 'seal' : 'commit';
   const committed = await store[operation](job.id, seq, nonce, counts, files.failures, settled);
-  failpoint(hasShard ? 'sealed' : 'committed');
+  failpoint(isToPublish ? 'sealed' : 'committed');
   if (committed.kind === 'stop') return;
   logger.debug({ job: job.id, page: seq, files: run.items.length }, 'page done');
-  if (hasShard) {
+  if (isToPublish) {
     await tellAndHint(context, job, committed);
     await publish(context, job, seq, nonce);
   } else {
-    job.sink.shards?.remove(seq);
+    job.sink.publisher?.remove(seq);
     await tellAndHint(context, job, committed);
   }
   failpoint('done');
 }
 
-/** Resolves when every file has its outcome; where the sink makes shards, the page's is finished then. */
+/** Resolves when every file has its outcome; the page's shard or manifest, if any, is finished then. */
 async function fetchAndStore(
   job: JobInWork,
   attempt: Attempt,
   { items }: Run,
-): Promise<{ files: PageFiles; hasShard: boolean }> {
+): Promise<{ files: PageFiles; isToPublish: boolean }> {
   const names = items.filter((item) => !('bad' in item)).map(({ name }) => name);
   const writer = job.sink.page(attempt.seq, attempt.nonce, names);
   try {
@@ -169,15 +169,15 @@ async function fetchAndStore(
     failpoint('fetched');
     const { members } = (await writer.finish?.()) ?? { members: 0 };
     attempt.stop.signal.throwIfAborted();
-    return { files, hasShard: members > 0 };
+    return { files, isToPublish: members > 0 };
   } catch (error) {
     writer.discard?.();
     if (!(error instanceof FetchError)) throw error;
-    return { files: allFailed(job, attempt, items, error), hasShard: false };
+    return { files: allFailed(job, attempt, items, error), isToPublish: false };
   }
 }
 
-/** The shard could not be finished: none of its files is stored. */
+/** The shard, or manifest, could not be finished: none of its files counts as stored. */
 function allFailed(job: JobInWork, attempt: Attempt, items: Run['items'], error: FetchError): PageFiles {
   const { seq, nonce } = attempt;
   const files = new PageFiles(job.requests, brokenSink(error).page(seq, nonce, []), items);
@@ -185,10 +185,10 @@ function allFailed(job: JobInWork, attempt: Attempt, items: Run['items'], error:
   return (attempt.files = files);
 }
 
-/** publish → drop → enqueue: gives a sealed shard its name. Throws where it cannot be: the sweeper's next hint tries again. */
+/** publish → drop → enqueue: gives a sealed shard, or manifest, its name. Throws where it cannot be: the sweeper's next hint tries again. */
 async function publish(context: PageContext, job: JobInWork, seq: number, nonce: string): Promise<void> {
-  if ((await job.sink.shards?.publish(seq, nonce)) !== true) {
-    throw new FetchError('sink', `the shard of page ${seq} was counted, and is not there any more`);
+  if ((await job.sink.publisher?.publish(seq, nonce)) !== true) {
+    throw new FetchError('sink', `the shard or manifest of page ${seq} was counted, and is not there any more`);
   }
   failpoint('published');
   const dropped = await context.store.drop(job.id, seq, nonce);
@@ -202,7 +202,7 @@ async function tellAndHint(
   job: JobInWork,
   done: Extract<Committed, { kind: 'ok' }>,
 ): Promise<void> {
-  if (!isActive(done.state)) await context.forgetShards(job);
+  if (!isActive(done.state)) await context.forgetMade(job);
   context.wakeUps.told(job.id, done.state === 'running' ? 'progress' : 'state');
   await context.queue.add(job.id, done);
 }

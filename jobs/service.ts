@@ -15,6 +15,7 @@ import { JobEvents, type EventStream } from './events.ts';
 import { failuresAfter, failuresPage } from './failures.ts';
 import { readFigures, type Figures } from './figures.ts';
 import { jobsPage } from './job-list.ts';
+import { Manifests } from './manifest.ts';
 import { answerTo, pagesInFlightMax, statesFor, type Verb } from './model.ts';
 import { LEASE_MS } from './pulse.ts';
 import { PageQueue } from './queue.ts';
@@ -57,6 +58,7 @@ class RedisJobService {
   readonly #events: JobEvents;
   readonly #activeJobsMax: number;
   readonly #urlFiles: UrlFiles;
+  readonly #manifests: Manifests;
   readonly #logger: Logger;
 
   constructor({ redisUrl, activeJobsMax, urlFiles, logger, heartbeatMs, streamsMax }: ServiceParts) {
@@ -67,6 +69,7 @@ class RedisJobService {
     this.#events = new JobEvents({ redis: this.#redis, redisUrl, logger, heartbeatMs, streamsMax });
     this.#activeJobsMax = activeJobsMax;
     this.#urlFiles = urlFiles;
+    this.#manifests = new Manifests(this.#redis, urlFiles.dataDir);
     this.#logger = logger;
   }
 
@@ -196,6 +199,16 @@ class RedisJobService {
       yield failures.filter((failure) => reason === undefined || failure.reason === reason);
       batch = await this.#reach(() => failuresAfter(this.#redis, id, last));
     }
+  }
+
+  /** As `Manifests.of`; throws Problem `not_found` too. */
+  manifest(id: string): Promise<Readable> {
+    return this.#reach(async () => this.#manifests.of(await this.#read(id)));
+  }
+
+  /** As `Manifests.verify`; throws Problem `not_found` too. */
+  verify(id: string): Promise<Readable> {
+    return this.#reach(async () => this.#manifests.verify(await this.#read(id)));
   }
 
   /**

@@ -90,7 +90,12 @@ function jobView(
     createdAt: timeShown(record.createdAt) ?? '',
     startedAt: timeShown(record.startedAt),
     finishedAt: timeShown(record.finishedAt),
-    links: { self: `/jobs/${id}`, events: `/jobs/${id}/events`, failures: `/jobs/${id}/failures` },
+    links: {
+      self: `/jobs/${id}`,
+      events: `/jobs/${id}/events`,
+      failures: `/jobs/${id}/failures`,
+      manifest: `/jobs/${id}/manifest`,
+    },
   };
 }
 

@@ -259,16 +259,16 @@ export class DownloadWorker implements ShownWorker {
       this.#opened.delete(id);
       this.#jobs.delete(id);
       job.sink.sweep(this.alive);
-      if (job.isOver) this.#try(this.forgetShards(job));
+      if (job.isOver) this.#try(this.forgetMade(job));
       void job.close();
     }
   }
 
-  /** What is not of the job's shards stays no longer than the job. */
-  async forgetShards({ id, sink }: JobInWork): Promise<void> {
-    if (sink.shards === undefined) return;
+  /** What is not of the job's shards or manifest stays no longer than the job. */
+  async forgetMade({ id, sink }: JobInWork): Promise<void> {
+    if (sink.publisher === undefined) return;
     const pages = await this.store.pagesAtEnd(id);
-    if (pages !== null) sink.shards.forget(pages);
+    if (pages !== null) sink.publisher.forget(pages);
   }
 
   /** Not while the last one lasts: commands to a Redis that is away wait for it. */

@@ -6,6 +6,7 @@ import { badRequest, Problem } from '../src/errors.ts';
 import { FailureReasonSchema, FailureSchema, ref, type Failure } from '../src/schemas.ts';
 import { cursorSchema, JobIdSchema, NextCursorSchema, type RouteOptions } from './parts.ts';
 import { problemAnswers } from './problems.ts';
+import { streamSender } from './streams.ts';
 
 const json = 'application/json';
 const ndjson = 'application/x-ndjson';
@@ -52,11 +53,7 @@ const listFailures = {
 
 /** Shows the files a job gave up: page by page, or all of them as a stream of flat memory. */
 export const failureRoutes: FastifyPluginCallbackTypebox<RouteOptions> = (app, { service }, done) => {
-  const streams = new Set<Readable>();
-  // A reader that has stopped reading would keep the server from closing.
-  app.addHook('preClose', async () => {
-    for (const stream of streams) stream.destroy();
-  });
+  const send = streamSender(app);
 
   app.get('/jobs/:id/failures', { schema: listFailures }, async (request, reply) => {
     const { limit, cursor, ...query } = request.query;
@@ -71,13 +68,7 @@ export const failureRoutes: FastifyPluginCallbackTypebox<RouteOptions> = (app, {
     refusePaging({ limit, cursor });
     const batches = service.allFailures(request.params.id, query);
     const stream = type === ndjson ? Readable.from(lines(batches)) : csvOf(batches);
-    streams.add(stream);
-    stream.once('close', () => streams.delete(stream));
-    stream.once('error', (err) => {
-      // Before the first byte it becomes an error answer, as any other.
-      if (reply.raw.headersSent) request.log.warn({ err }, 'a stream of failures broke off');
-    });
-    return reply.type(`${type}; charset=utf-8`).send(stream);
+    return send(reply, type, stream);
   });
   done();
 };

@@ -12,6 +12,7 @@ import { eventRoutes } from '../routes/events.ts';
 import { failureRoutes } from '../routes/failures.ts';
 import { healthRoutes } from '../routes/health.ts';
 import { jobRoutes } from '../routes/jobs.ts';
+import { manifestRoutes } from '../routes/manifest.ts';
 import { countCalls, metricsRoutes } from '../routes/metrics.ts';
 import type { RouteOptions } from '../routes/parts.ts';
 import { answerBrokenRequest, answerError, answerNotFound } from '../routes/problems.ts';
@@ -25,6 +26,7 @@ import { requestValidators } from '../routes/validation.ts';
 import { workerRoutes } from '../routes/workers.ts';
 import type { Config } from './config.ts';
 import { Problem } from './errors.ts';
+import { ManifestFileSchema, VerifyLineSchema } from './manifest-schemas.ts';
 import {
   FailureSchema,
   JobPatchSchema,
@@ -46,6 +48,8 @@ const shared = [
   JobPatchSchema,
   JobSchema,
   FailureSchema,
+  ManifestFileSchema,
+  VerifyLineSchema,
   UploadSchema,
   WorkerInfoSchema,
   ProblemSchema,
@@ -99,6 +103,7 @@ export function buildApp({ config, service, limiter, logger }: AppOptions): Fast
   void app.register(jobRoutes, { service, mayReach: addressPolicy(config.allowedNetworks) });
   void app.register(steeringRoutes, { service });
   void app.register(failureRoutes, { service });
+  void app.register(manifestRoutes, { service });
   void app.register(eventRoutes, { service });
   void app.register(uploadRoutes, { service });
   void app.register(workerRoutes, { service });

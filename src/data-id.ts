@@ -10,7 +10,7 @@ import { privateFolder } from './names.ts';
  * changes. Throws StartError: the folder may not be read or written, or holds something else in its place.
  */
 export function dataIdOf(dataDir: string): string {
-  const file = join(dataDir, privateFolder, 'folder', 'id');
+  const file = idFile(dataDir);
   try {
     if (!existsSync(file)) makeId(join(dataDir, privateFolder));
     const id = readFileSync(file, 'utf8').trim();
@@ -23,6 +23,19 @@ export function dataIdOf(dataDir: string): string {
     );
   }
   throw new StartError(`${file} holds no id: write the one there that the waiting jobs show (dataId), or any UUID`);
+}
+
+/** The id of that folder; null: it has none, or cannot be read. */
+export function readDataId(dataDir: string): string | null {
+  try {
+    return readFileSync(idFile(dataDir), 'utf8').trim();
+  } catch {
+    return null;
+  }
+}
+
+function idFile(dataDir: string): string {
+  return join(dataDir, privateFolder, 'folder', 'id');
 }
 
 // A folder is renamed onto one that is not empty on no file system: so the first one wins, whole, also where there are

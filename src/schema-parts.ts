@@ -1,5 +1,5 @@
 /** Pieces that the schemas of orders are made of. */
-import { Type, type Static, type TObject } from 'typebox';
+import { Type, type Static, type TObject, type TSchema } from 'typebox';
 import { Value } from 'typebox/value';
 
 export const closed = { additionalProperties: false } as const;
@@ -20,6 +20,35 @@ export function literals<const T extends readonly string[]>(values: T, options: 
 /** An optional whole number with its default and bounds, both included. */
 export function whole(description: string, value: number, minimum: number, maximum: number) {
   return Type.Optional(Type.Integer({ default: value, minimum, maximum, description }));
+}
+
+/** A value of a schema that has one `type`, or null. */
+export function nullable<T extends TSchema & { type: string }>(schema: T) {
+  return Type.Unsafe<Static<T> | null>({ ...schema, type: [schema.type, 'null'] });
+}
+
+export function count(description: string) {
+  return Type.Integer({ minimum: 0, description });
+}
+
+export function time(description: string) {
+  return Type.String({ format: 'date-time', description });
+}
+
+type SchemaId =
+  | 'JobRequest'
+  | 'JobPatch'
+  | 'Job'
+  | 'Failure'
+  | 'ManifestFile'
+  | 'VerifyLine'
+  | 'Worker'
+  | 'Upload'
+  | 'Problem';
+
+/** A reference to a schema by its `$id`, which the app registers: the document names it instead of repeating it. */
+export function ref<T>(id: SchemaId) {
+  return Type.Unsafe<T>({ $ref: `${id}#` });
 }
 
 /** `json-pointer` is checked where requests are (routes/validation.ts). */

@@ -2,7 +2,7 @@
  * Every shape that crosses the wire, once: the schema gives the type, the validation and the OpenAPI document.
  * What can be ordered is in job-spec.ts; here is what is answered.
  */
-import { Type, type Static, type TSchema } from 'typebox';
+import { Type, type Static } from 'typebox';
 import { failureReasons, type FailureReason } from './errors.ts';
 import {
   DryRunSchema,
@@ -14,20 +14,11 @@ import {
   SourceShownSchema,
 } from './job-spec.ts';
 import { listFormats } from './records.ts';
-import { literals } from './schema-parts.ts';
+import { count, literals, nullable, ref, time } from './schema-parts.ts';
 import { FilterSchema } from './sources/filter.ts';
 
 export * from './job-spec.ts';
-
-/** A value of a schema that has one `type`, or null. */
-function nullable<T extends TSchema & { type: string }>(schema: T) {
-  return Type.Unsafe<Static<T> | null>({ ...schema, type: [schema.type, 'null'] });
-}
-
-/** A reference to a schema by its `$id`, which the app registers: the document names it instead of repeating it. */
-export function ref<T>(id: 'JobRequest' | 'JobPatch' | 'Job' | 'Failure' | 'Worker' | 'Upload' | 'Problem') {
-  return Type.Unsafe<T>({ $ref: `${id}#` });
-}
+export { ref };
 
 const jobStates = [
   'queued',
@@ -51,14 +42,6 @@ export const FailureReasonSchema = literals(Object.keys(failureReasons) as Failu
     .map(([reason, { meaning }]) => `\`${reason}\`: ${meaning}.`)
     .join(' '),
 });
-
-function count(description: string) {
-  return Type.Integer({ minimum: 0, description });
-}
-
-function time(description: string) {
-  return Type.String({ format: 'date-time', description });
-}
 
 const ProgressSchema = Type.Object(
   {
@@ -140,7 +123,7 @@ export const JobSchema = Type.Object(
     startedAt: nullable(time('When its first page was taken.')),
     finishedAt: nullable(time('When it came to its end.')),
     links: Type.Object(
-      { self: Type.String(), events: Type.String(), failures: Type.String() },
+      { self: Type.String(), events: Type.String(), failures: Type.String(), manifest: Type.String() },
       { description: 'Paths of this API.' },
     ),
   },
@@ -202,6 +185,7 @@ export const JobSchema = Type.Object(
           self: `/jobs/${exampleId}`,
           events: `/jobs/${exampleId}/events`,
           failures: `/jobs/${exampleId}/failures`,
+          manifest: `/jobs/${exampleId}/manifest`,
         },
       },
     ],

@@ -39,9 +39,11 @@ export class UrlFiles {
   readonly #uploads: string;
   readonly #lists: string;
   readonly #bytesMax: number;
+  readonly dataDir: string;
 
   /** `dataDir`: DATA_DIR; `bytesMax`: of a list, packed or not. */
   constructor({ dataDir, bytesMax }: { dataDir: string; bytesMax: number }) {
+    this.dataDir = dataDir;
     this.#uploads = join(dataDir, privateFolder, 'uploads');
     this.#lists = join(dataDir, privateFolder, 'lists');
     this.#bytesMax = bytesMax;

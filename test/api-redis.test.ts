@@ -77,7 +77,7 @@ test('a job that one API accepted is shown in full by another, its headers by no
         next: { in: 'page', param: 'page', first: 1 },
         markerParam: 'next-marker',
       },
-      sink: { type: 'directory', path: '', durability: 'process' },
+      sink: { type: 'directory', path: '', durability: 'process', manifest: false },
       priority: 5,
       existing: 'skip',
       filter: { include: [], exclude: [], maxFiles: 0 },
@@ -117,7 +117,8 @@ test('a job that one API accepted is shown in full by another, its headers by no
   );
   assert.equal(job.sink.path, job.id);
   const self = `/jobs/${job.id}`;
-  assert.deepEqual(job.links, { self, events: `${self}/events`, failures: `${self}/failures` });
+  const [events, failures, manifest] = ['events', 'failures', 'manifest'].map((part) => `${self}/${part}`);
+  assert.deepEqual(job.links, { self, events, failures, manifest });
   assert.deepEqual((await api(1).inject(`/jobs/${job.id}`)).json(), job);
   assert.deepEqual((await api(1).inject('/jobs?limit=1')).json<{ jobs: Job[] }>().jobs, [job]);
 });
@@ -167,6 +168,8 @@ test('an active job cannot be deleted, one that is not paused is shown as it is,
     ['DELETE', ''],
     ['POST', '/resume'],
     ['GET', '/failures'],
+    ['GET', '/manifest'],
+    ['POST', '/verify'],
   ] as const) {
     assert.equal((await api(0).inject({ method, url: `/jobs/${unknownId}${path}` })).statusCode, 404);
   }

@@ -11,7 +11,7 @@ const storePage = fileURLToPath(new URL('fixtures/store-page.ts', import.meta.ur
 const skip = spawnSync('strace', ['-V']).status === 0 ? false : 'strace is not there';
 
 /** What a page's storing asks the kernel to bring to the disk: paths below the sink, in order. */
-function synced(sink: Omit<SinkSpec, 'path'>): string[] {
+function synced(sink: Omit<SinkSpec, 'path'> & { manifest?: boolean }): string[] {
   const dataDir = temporaryFolder();
   mkdirSync(dataDir, { recursive: true });
   const trace = join(temporaryFolder(), 'trace');
@@ -24,10 +24,15 @@ function synced(sink: Omit<SinkSpec, 'path'>): string[] {
 }
 
 const shards = { shardBytes: 1_048_576, compression: 'none' } as const;
-const sinks = [{ type: 'directory' }, { type: 'tar', ...shards }, { type: 'ndjson', ...shards }] as const;
+const sinks = [
+  { type: 'directory' },
+  { type: 'directory', manifest: true },
+  { type: 'tar', ...shards },
+  { type: 'ndjson', ...shards },
+] as const;
 
 for (const sink of sinks) {
-  test(`a ${sink.type} sink syncs nothing unless that is ordered`, { skip }, () => {
+  test(`a ${JSON.stringify(sink)} sink syncs nothing unless that is ordered`, { skip }, () => {
     assert.deepEqual(synced({ ...sink, durability: 'process' }), []);
   });
 }
@@ -39,7 +44,15 @@ test('with durability "power" each file is on the disk before it has its name, a
   assert.deepEqual(new Set(folders), new Set(['', '0', '1']));
 });
 
-for (const sink of sinks.slice(1)) {
+test('with durability "power" a manifest is synced too, and the folders it goes to', { skip }, () => {
+  const paths = synced({ type: 'directory', durability: 'power', manifest: true });
+  const own = '.gigafetch/manifests';
+  assert.deepEqual(paths.slice(0, 3), ['', '.gigafetch', own]);
+  assert.equal(paths.filter((path) => path.startsWith('.gigafetch/tmp/')).length, 22);
+  assert.deepEqual(paths.slice(-2), [`${own}/made`, `${own}/job`]);
+});
+
+for (const sink of sinks.slice(2)) {
   test(
     `with durability "power" a ${sink.type} shard and its index are synced once, and the folders they go to`,
     { skip },

@@ -51,6 +51,7 @@ test(
   { skip: curlIsThere ? false : 'curl is not there' },
   async () => {
     let id = '';
+    let kept = '';
     const answers: string[] = [];
     for (const command of curls) {
       const here = command
@@ -58,9 +59,11 @@ test(
         .replaceAll('http://127.0.0.1:3900', files.url);
       // Not at its end yet: it is the last command that needs it to be.
       if (here.includes('DELETE')) await service.ended(id);
+      if (here.includes('$KEPT') && kept !== '') await service.ended(kept);
       // Some wait for the job, whose files this process serves.
-      const { stdout } = await run('sh', ['-c', here], { env: { ...process.env, ID: id } });
+      const { stdout } = await run('sh', ['-c', here], { env: { ...process.env, ID: id, KEPT: kept } });
       answers.push(stdout);
+      if (here.includes('"kept"')) kept = (JSON.parse(stdout) as { id: string }).id;
       if (id === '' && stdout !== '') id = (JSON.parse(stdout) as { id: string }).id;
     }
     const answerTo = (part: string): string =>
@@ -85,6 +88,8 @@ test(
     assert.equal(answerTo('x-ndjson'), '');
     assert.match(answerTo('text/csv'), /^name,url,reason/);
     assert.equal(answerTo('DELETE'), '');
+    assert.equal(answerTo('/manifest').trimEnd().split('\n').length, 3_000);
+    assert.match(answerTo('/verify'), /"type":"summary","ok":true,.*\n$/);
     for (const [part, files] of [
       ['"path": "numbered"', 100],
       ['by/name.bin', 2],

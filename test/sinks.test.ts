@@ -29,15 +29,25 @@ function filesBelow(dir: string): string[] {
     .map((entry) => join(entry.parentPath, entry.name).slice(dir.length + 1));
 }
 
-sinkConformance('directory', {
-  spec,
-  stored: (dataDir) => {
-    const root = join(dataDir, spec.path);
-    const names = filesBelow(root).filter((name) => !name.startsWith('.gigafetch/'));
-    return new Map(names.sort().map((name) => [name, readFileSync(join(root, name))]));
-  },
-  leftovers: (dataDir) => filesBelow(join(dataDir, spec.path, '.gigafetch/tmp')),
-});
+for (const [kind, changes] of Object.entries({ directory: {}, 'directory with a manifest': { manifest: true } })) {
+  sinkConformance(kind, {
+    spec: { ...spec, ...changes },
+    stored: (dataDir) => {
+      const root = join(dataDir, spec.path);
+      const names = filesBelow(root).filter((name) => !name.startsWith('.gigafetch/'));
+      return new Map(names.sort().map((name) => [name, readFileSync(join(root, name))]));
+    },
+    // A manifest in the making is empty still: these pages are not finished.
+    leftovers: (dataDir) =>
+      filesBelow(join(dataDir, spec.path, '.gigafetch/tmp')).filter(
+        (name) => kind === 'directory' || !isEmpty(dataDir, name),
+      ),
+  });
+}
+
+function isEmpty(dataDir: string, name: string): boolean {
+  return statSync(join(dataDir, spec.path, '.gigafetch/tmp', name)).size === 0;
+}
 
 /** A DATA_DIR with an open sink in it and a folder beside it that nothing may touch. */
 async function place(t: TestContext) {

@@ -8,6 +8,7 @@ import { privateFolder } from '../names.ts';
 import type { DirectorySinkSpec } from '../schemas.ts';
 import { folderOf, type Folders } from './folders.ts';
 import type { BodyWriter, Found, PageWriter, Sink, SinkKind } from './index.ts';
+import { Manifests, ManifestWriter } from './manifest.ts';
 import { Notes } from './notes.ts';
 import { openError, removeQuietly, storeError, syncFolder, Temporary, TemporaryWriter } from './temporary.ts';
 
@@ -20,7 +21,9 @@ export const directory: SinkKind<DirectorySinkSpec> = {
     try {
       const temporary = new Temporary(spec.path, context);
       const startMs = await begin(temporary, context.jobId);
-      return new DirectorySink(temporary, startMs, spec.durability === 'power');
+      const sync = spec.durability === 'power';
+      const manifests = spec.manifest === true ? await Manifests.open(temporary, context.jobId, sync) : undefined;
+      return new DirectorySink(temporary, startMs, sync, manifests);
     } catch (error) {
       throw openError(spec.path, error);
     }
@@ -64,18 +67,21 @@ class DirectorySink implements Sink, PageWriter {
   readonly #sync: boolean;
   /** One is enough for `put`: it is synchronous, so at most one such file is half done. */
   readonly #putPath: string;
+  readonly publisher: Manifests | undefined;
 
-  constructor(temporary: Temporary, startMs: number, sync: boolean) {
+  constructor(temporary: Temporary, startMs: number, sync: boolean, manifests: Manifests | undefined) {
     this.#folders = temporary.folders;
     this.#temporary = temporary;
     this.#notes = new Notes(temporary);
     this.#startMs = startMs;
     this.#sync = sync;
     this.#putPath = temporary.path('put');
+    this.publisher = manifests;
   }
 
-  page(_seq: number, _nonce: string, names: readonly string[]): PageWriter {
-    return this.#sync ? this.#syncedPage(names) : this;
+  page(seq: number, nonce: string, names: readonly string[]): PageWriter {
+    const page = this.#sync ? this.#syncedPage(names) : this;
+    return this.publisher === undefined ? page : new ManifestWriter(page, this.publisher, seq, nonce);
   }
 
   find(name: string): Found | null {

@@ -26,6 +26,8 @@ export interface BodyWriter {
 export interface FileUrl {
   readonly origin: string;
   readonly path: string;
+  /** How often the page lists the file; left out: once. */
+  readonly listed?: number;
 }
 
 /** What is there under a name: `ours` was stored by this very job, `theirs` was there before it. */
@@ -49,35 +51,41 @@ export interface PageWriter {
   note?(name: string, text: string): void;
   /** What `note` kept of the file that is under `name` now; null: nothing, or of another one. Never throws. */
   noted?(name: string): string | null;
+  /** Of sinks that keep a manifest: this file counts as it was found. Throws FetchError (`sink`). */
+  keep?(name: string, found: Found, from: FileUrl): void;
   /**
-   * Called once, when every file of the page has its outcome. Afterwards all is as durable as was ordered; where the sink
-   * makes shards, the page's lies where `publish` finds it, and nothing was stored before. `members`: files in the shard; 0:
-   * there is nothing to publish. Throws FetchError (`sink`): then the shard was discarded.
+   * Called once, when every file of the page has its outcome. Afterwards all is as durable as was ordered. Where the sink
+   * makes a shard or a manifest of each page, it lies where `publish` finds it; of a shard, nothing was stored before.
+   * `members`: files in it; 0: there is nothing to publish. Throws FetchError (`sink`): then it was discarded.
    */
   finish?(): Promise<{ readonly members: number }>;
-  /** Of sinks that make shards: takes back all that this attempt wrote. Never throws. */
+  /** Takes back what this attempt wrote that is to be published. Never throws. */
   discard?(): void;
 }
 
-/** What a sink does whose files lie in shards: one for each page, or run of pages. */
-export interface Shards {
+/** What a sink does that makes something of each page which becomes true only when the page is counted. */
+export interface Publisher {
+  /**
+   * Gives what an attempt finished its final name, in place of what an attempt before the last has there, and removes what
+   * other attempts at the page finished. Any worker may do so, at any time, again and again. Returns false where there is
+   * nothing by that name nor any to be given one. Throws FetchError (`sink`).
+   */
+  publish(seq: number, nonce: string): Promise<boolean>;
+  /** The page has none: one of that name is of a time that a rollback of Redis has undone, and goes. Never throws. */
+  remove(seq: number): void;
+  /**
+   * The job is over, and had so many pages: removes what attempts finished and nobody published, and what was published of
+   * pages that there were only in a time that was undone. Never throws.
+   */
+  forget(pages: number): void;
+}
+
+/** Of a sink whose files lie in shards: one for each page, or run of pages. */
+export interface Shards extends Publisher {
   /** About how large a shard shall be, compression aside. */
   readonly shardBytes: number;
   /** The bytes of a shard that a file of this size takes, about. */
   bytesOf(sizeBytes: number): number;
-  /**
-   * Gives the shard that an attempt finished its final name, in place of what an attempt before the last has there, and
-   * removes what other attempts at the page finished. Any worker may do so, at any time, again and again. Returns false
-   * where there is nothing by that name nor any to be given one. Throws FetchError (`sink`).
-   */
-  publish(seq: number, nonce: string): Promise<boolean>;
-  /** The page has no shard: one of that name is of a time that a rollback of Redis has undone, and goes. Never throws. */
-  remove(seq: number): void;
-  /**
-   * The job is over, and had so many pages: removes what attempts finished and nobody published, and shards of pages that
-   * there were only in a time that was undone. Never throws.
-   */
-  forget(pages: number): void;
 }
 
 /** One job's sink, opened by one worker process. */
@@ -87,6 +95,8 @@ export interface Sink {
   /** A writer for one attempt (`nonce`) at the page `seq`, which lists `names`. */
   page(seq: number, nonce: string, names: readonly string[]): PageWriter;
   readonly shards?: Shards;
+  /** Of shards, or of manifests. */
+  readonly publisher?: Publisher | undefined;
   /** Removes what killed workers left half done: of every worker that is not among `alive`. Never throws. */
   sweep(alive: ReadonlySet<string>): void;
   /** Called once, when this process is done with the job. Never throws. */

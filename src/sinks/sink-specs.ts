@@ -19,8 +19,17 @@ const DurabilitySchema = Type.Optional(
   }),
 );
 
+const ManifestSchema = Type.Optional(
+  Type.Boolean({
+    default: false,
+    description:
+      'Keeps URL, size, SHA-256 and time of each file beside the files, for `GET /jobs/{id}/manifest` and ' +
+      '`POST /jobs/{id}/verify`. Archives always do.',
+  }),
+);
+
 export const DirectorySinkSchema = Type.Object(
-  { type: Type.Literal('directory'), path: PathSchema, durability: DurabilitySchema },
+  { type: Type.Literal('directory'), path: PathSchema, durability: DurabilitySchema, manifest: ManifestSchema },
   {
     ...closed,
     title: 'Directory',
@@ -72,6 +81,9 @@ export const SinkSchema = Type.Unsafe<AnySink>({
   oneOf: [DirectorySinkSchema, TarSinkSchema, NdjsonSinkSchema],
 });
 
-export type DirectorySinkSpec = Filled<Static<typeof DirectorySinkSchema>>;
+/** `manifest` is lacking in orders that are older than it. */
+export type DirectorySinkSpec = Omit<Filled<Static<typeof DirectorySinkSchema>>, 'manifest'> & {
+  manifest?: boolean;
+};
 export type ShardSinkSpec = Filled<Static<typeof TarSinkSchema>> | Filled<Static<typeof NdjsonSinkSchema>>;
 export type SinkSpec = DirectorySinkSpec | ShardSinkSpec;

@@ -195,7 +195,7 @@ function breakOff({ brokenAt, pageSize, next }: JobPlan, server: FileServer, nam
 }
 
 function order(plan: JobPlan, server: FileServer, path: string, content: Content): JobRequest {
-  const { objects, bare, next, existing, concurrency, maxOutageMs, sink, compression, shardBytes } = plan;
+  const { objects, bare, next, existing, concurrency, maxOutageMs, sink, compression, shardBytes, manifest } = plan;
   const doomed = content.listed.filter(({ outcome }) => outcome === 'failed').length;
   return {
     source: {
@@ -205,7 +205,7 @@ function order(plan: JobPlan, server: FileServer, path: string, content: Content
       ...(bare ? { namesField: '' } : {}),
       ...(objects ? { nameField: '/name', sizeField: '/size', urlField: '/url' } : {}),
     },
-    sink: sink === 'directory' ? { type: sink, path } : { type: sink, path, compression, shardBytes },
+    sink: sink === 'directory' ? { type: sink, path, manifest } : { type: sink, path, compression, shardBytes },
     existing,
     retry: { attempts: ATTEMPTS, baseDelayMs: 5, maxDelayMs: 100, maxOutageMs },
     limits: {

@@ -1,9 +1,11 @@
 /** Says what is wrong after a round. Each check is one of the guarantees in jobs/README.md. */
+import { hash } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connectRedis } from '../../src/redis.ts';
 import { damagedMembers, readIndex, readMember } from '../../src/sinks/shards/read-shard.ts';
+import type { ManifestFile, VerifyLine } from '../../src/manifest-schemas.ts';
 import type { Failure, Job } from '../../src/schemas.ts';
 import type { Expected } from './content.ts';
 import type { Allowance } from './faults.ts';
@@ -44,6 +46,7 @@ const jobChecks: Readonly<Record<string, Check<Ended>>> = {
   'what failed is told, and nothing else failed': failures,
   'files fail with `sink` only while the disk is full': sinkFailures,
   'the files are those of the server': files,
+  'its manifest is true, and comparing the files with it finds nothing': manifest,
   'its states are those of the state machine': states,
   'its counts do not go back': setbacks,
   'there are never more requests in flight than it may have': concurrency,
@@ -86,15 +89,19 @@ export async function judge(evidence: Evidence): Promise<Violation[]> {
   return violations;
 }
 
-async function readFailures({ service }: World, id: string): Promise<Failure[]> {
+function readFailures(world: World, id: string): Promise<Failure[]> {
+  return readLines(world, 'GET', `/jobs/${id}/failures`);
+}
+
+async function readLines<T>({ service }: World, method: string, path: string): Promise<T[]> {
   for (;;) {
-    const answer = await fetch(`${service.url}/jobs/${id}/failures`, { headers: { accept: 'application/x-ndjson' } });
+    const answer = await fetch(service.url + path, { method, headers: { accept: 'application/x-ndjson' } });
     const text = await answer.text();
     if (answer.ok)
       return text
         .split('\n')
         .filter(Boolean)
-        .map((line) => JSON.parse(line) as Failure);
+        .map((line) => JSON.parse(line) as T);
     await sleep(50);
   }
 }
@@ -185,8 +192,8 @@ function* failures(ended: Ended): Iterable<string> {
 
 /** Files may fail with `sink` while the disk is full, not later. */
 function* sinkFailures({ running, failures, evidence }: Ended): Iterable<string> {
-  // A shard that cannot be finished fails all its files, at its end.
-  if (running.plan.sink !== 'directory' || evidence.injected.some(({ name }) => name === 'wrong clock')) return;
+  // A shard or a manifest that cannot be finished fails all its files, at its end.
+  if (running.plan.manifest || evidence.injected.some(({ name }) => name === 'wrong clock')) return;
   for (const { name, reason, at, message } of failures) {
     if (reason !== 'sink') continue;
     const atMs = Date.parse(at) - evidence.world.startedAt;
@@ -250,6 +257,43 @@ function* filesInFolder(ended: Ended): Iterable<string> {
   for (const name of must.keys()) {
     if (!found.has(name) && !spoiltNames.has(name) && !partly) yield `lacks ${name}`;
   }
+}
+
+async function manifest(ended: Ended): Promise<string[]> {
+  const { running, job, allows, evidence } = ended;
+  const { id, plan, expected, there } = running;
+  if (!plan.manifest) return [];
+  const spoiltNames = spoilt(ended);
+  const undone = allows('undone') && job.state === 'cancelled';
+  const problems: string[] = [];
+  // How often each is yet to come.
+  const left = new Map<string, number>();
+  const bodies = new Map<string, Uint8Array>();
+  for (const { name, outcome, body } of expected) {
+    if (outcome === 'failed') continue;
+    left.set(name, (left.get(name) ?? 0) + 1);
+    if (body !== null) bodies.set(name, body);
+  }
+  for (const line of await readLines<ManifestFile>(evidence.world, 'GET', `/jobs/${id}/manifest`)) {
+    const { name, outcome, sizeBytes, sha256, listed = 1 } = line;
+    if (outcome === 'failed') continue;
+    left.set(name, (left.get(name) ?? 0) - listed);
+    const body = outcome === 'skipped' ? there[name] : bodies.get(name);
+    const hashed = outcome === 'skipped' ? null : hash('sha256', body ?? '');
+    if (sizeBytes !== body?.length || sha256 !== hashed)
+      problems.push(`has a manifest that says ${JSON.stringify(line)}`);
+  }
+  for (const [name, times] of left) {
+    if (times < 0 && !undone) problems.push(`has ${name} ${-times} times too often in its manifest`);
+    const may = job.state === 'cancelled' || spoiltNames.has(name);
+    if (times > 0 && !may) problems.push(`has ${name} ${times} times too seldom in its manifest`);
+  }
+  for (const line of await readLines<VerifyLine>(evidence.world, 'POST', `/jobs/${id}/verify`)) {
+    // A cancelled job forgets the pages of a time that was undone, and what they published stays.
+    const isLeft = line.type === 'problem' && /^(stray|count)$/.test(line.problem) && undone;
+    if (line.type === 'problem' && !isLeft) problems.push(`is found to have a problem: ${JSON.stringify(line)}`);
+  }
+  return problems;
 }
 
 /** What may be seen next, also where a state in between was not seen. */
@@ -383,7 +427,7 @@ async function temporaryFiles({ world }: Evidence): Promise<Iterable<string>> {
     world.jobs.flatMap(({ folder }) => {
       const own = join(folder, '.gigafetch');
       return readdirSync(own, { recursive: true, encoding: 'utf8' })
-        .filter((path) => /^(tmp|shards)\//.test(path) && isFile(join(own, path)))
+        .filter((path) => /^(tmp|shards|manifests\/made)\//.test(path) && isFile(join(own, path)))
         .map((path) => `${own}/${path}`);
     }),
   );

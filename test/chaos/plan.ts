@@ -35,6 +35,8 @@ export interface JobPlan {
   readonly sink: 'directory' | 'tar' | 'ndjson';
   readonly compression: 'none' | 'gzip' | 'zstd';
   readonly shardBytes: number;
+  /** Whether it has a manifest. */
+  readonly manifest: boolean;
   readonly existing: 'skip' | 'update' | 'overwrite';
   /** Every so manieth file is there before the job; 0: none. */
   readonly thereEvery: number;
@@ -96,7 +98,7 @@ const job: fc.Arbitrary<JobPlan> = fc
   .map(fitted);
 
 /** How many files fit into the pages that a round may have; and what does not go together. */
-function fitted({ size, ...plan }: Omit<JobPlan, 'files'> & { size: number }): JobPlan {
+function fitted({ size, ...plan }: Omit<JobPlan, 'files' | 'manifest'> & { size: number }): JobPlan {
   const most = Math.min(5000, plan.pageSize * PAGES_MAX);
   const least = Math.min(most, 200);
   const files = least + Math.floor(size * size * (most - least));
@@ -104,6 +106,8 @@ function fitted({ size, ...plan }: Omit<JobPlan, 'files'> & { size: number }): J
     ...plan,
     files,
     bare: plan.bare && ['link', 'page', 'offset'].includes(plan.next),
+    // Not drawn: the plans of all seeds stay as they were.
+    manifest: plan.sink !== 'directory' || files % 2 === 0,
     // Shards are written anew by each job.
     existing: plan.sink !== 'directory' && plan.existing === 'update' ? 'skip' : plan.existing,
     thereEvery: plan.sink === 'directory' ? plan.thereEvery : 0,

@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream';
 import { EventStream } from '../../jobs/event-stream.ts';
 import type { RouteOptions } from '../../routes/parts.ts';
 import { Problem } from '../../src/errors.ts';
@@ -38,7 +39,12 @@ export function jobOf(request: JobRequest, id = knownId): Job {
     createdAt: '2026-11-20T10:00:00.000Z',
     startedAt: '2026-11-20T10:00:00.120Z',
     finishedAt: null,
-    links: { self: `/jobs/${id}`, events: `/jobs/${id}/events`, failures: `/jobs/${id}/failures` },
+    links: {
+      self: `/jobs/${id}`,
+      events: `/jobs/${id}/events`,
+      failures: `/jobs/${id}/failures`,
+      manifest: `/jobs/${id}/manifest`,
+    },
   };
 }
 
@@ -85,6 +91,14 @@ export function fakeService(overrides: Partial<Service> = {}): Service {
       yield failuresOf(2);
       yield [];
       yield failuresOf(1);
+    },
+    manifest: async (id) => {
+      known(id);
+      return Readable.from(['{}\n']);
+    },
+    verify: async (id) => {
+      known(id);
+      return Readable.from(['{}\n']);
     },
     watch: async (id) => {
       known(id);

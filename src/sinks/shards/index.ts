@@ -1,9 +1,10 @@
 /** Sinks that put the files of each page into one shard, a tar archive or lines of JSON, with an index beside it. */
-import { existsSync, readdirSync, renameSync } from 'node:fs';
+import { existsSync, renameSync } from 'node:fs';
 import { systemCode } from '../../errors.ts';
 import { privateFolder } from '../../names.ts';
 import type { ShardSinkSpec } from '../../schemas.ts';
 import type { Shards, Sink, SinkContext } from '../index.ts';
+import { MadeFiles, removeBeyond, seqName } from '../made.ts';
 import { openError, removeQuietly, storeError, syncFolder, Temporary } from '../temporary.ts';
 import { lineBytes, NdjsonLayout } from './ndjson.ts';
 import { indexOf, shardExtension } from './read-shard.ts';
@@ -17,10 +18,8 @@ export interface ShardSink extends Sink {
 }
 
 const madeFolder = `${privateFolder}/shards`;
-// Enough for a billion files, of which a shard holds ten at the least, in the order of their names.
-const seqDigits = 8;
 
-const formats = {
+export const formats = {
   tar: { end: tarEnd, keepSamples: true, layout: () => new TarLayout(), bytesOf: tarBytes },
   ndjson: { end: new Uint8Array(0), keepSamples: false, layout: () => new NdjsonLayout(), bytesOf: lineBytes },
 } as const;
@@ -32,9 +31,7 @@ const formats = {
 export const shards = {
   async open(spec: ShardSinkSpec, context: SinkContext): Promise<ShardSink> {
     try {
-      const temporary = new Temporary(spec.path, context);
-      temporary.folders.enter(madeFolder, true);
-      return new DiskShards(temporary, spec, context.jobId);
+      return new DiskShards(new Temporary(spec.path, context), spec, context.jobId);
     } catch (error) {
       throw openError(spec.path, error);
     }
@@ -45,6 +42,7 @@ class DiskShards implements ShardSink, Shards {
   readonly #temporary: Temporary;
   readonly #spec: ShardSinkSpec;
   readonly #jobId: string;
+  readonly #made: MadeFiles;
   readonly #format: ShardFormat;
   readonly bytesOf: (sizeBytes: number) => number;
 
@@ -52,6 +50,7 @@ class DiskShards implements ShardSink, Shards {
     this.#temporary = temporary;
     this.#spec = spec;
     this.#jobId = jobId;
+    this.#made = new MadeFiles(temporary, madeFolder, jobId);
     const { bytesOf, ...format } = formats[spec.type];
     this.#format = { ...format, compression: spec.compression, sync: spec.durability === 'power' };
     this.bytesOf = bytesOf;
@@ -61,25 +60,29 @@ class DiskShards implements ShardSink, Shards {
     return this;
   }
 
+  get publisher(): Shards {
+    return this;
+  }
+
   get shardBytes(): number {
     return this.#spec.shardBytes;
   }
 
   page(seq: number, nonce: string, names: readonly string[]): ShardWriter {
-    return new ShardWriter(this.#temporary, this.#format, this.#made(seq, nonce), names);
+    return new ShardWriter(this.#temporary, this.#format, this.#madePaths(seq, nonce), names);
   }
 
   async publish(seq: number, nonce: string): Promise<boolean> {
     const { root } = this.#temporary.folders;
     const published = this.#published(seq);
-    const made = this.#made(seq, nonce);
+    const made = this.#madePaths(seq, nonce);
     try {
       // In this order, a shard that is there has its index; killed in between, the next who publishes goes on.
       rename(made.index, indexOf(published));
       const isFirst = rename(made.shard, published);
       if (this.#format.sync) await syncFolder(root);
       // One who comes late knows nothing of who won since.
-      if (isFirst) this.#removeMade(seq);
+      if (isFirst) this.#made.remove(seq);
       return existsSync(published);
     } catch (error) {
       throw storeError(error);
@@ -93,15 +96,8 @@ class DiskShards implements ShardSink, Shards {
   }
 
   forget(pages: number): void {
-    try {
-      this.#removeMade();
-      for (const name of readdirSync(this.#temporary.folders.root)) {
-        const seq = this.#seqOf(name);
-        if (seq !== null && seq >= pages) this.remove(seq);
-      }
-    } catch {
-      // Nothing of it is in the way of anything.
-    }
+    this.#made.forget();
+    removeBeyond(pages, this.#temporary.folders.root, `${this.#jobId}-`, (seq) => this.remove(seq));
   }
 
   sweep(alive: ReadonlySet<string>): void {
@@ -112,34 +108,19 @@ class DiskShards implements ShardSink, Shards {
     this.#temporary.close();
   }
 
-  /** Not in a worker's folder: a shard that is finished may be published when its worker is no longer alive. */
-  #made(seq: number, nonce: string): MadePaths {
-    const path = `${this.#temporary.folders.root}${madeFolder}/${this.#stem(seq)}.${nonce}`;
+  #published(seq: number): string {
+    return this.#temporary.folders.root + shardName(this.#spec, this.#jobId, seq);
+  }
+
+  #madePaths(seq: number, nonce: string): MadePaths {
+    const path = this.#made.path(seq, nonce);
     return { folder: madeFolder, shard: `${path}.tmp`, index: `${path}.index.tmp` };
   }
+}
 
-  /** Of one page, or of all. */
-  #removeMade(seq?: number): void {
-    const folder = `${this.#temporary.folders.root}${madeFolder}`;
-    const begin = seq === undefined ? `${this.#jobId}-` : `${this.#stem(seq)}.`;
-    for (const name of readdirSync(folder)) if (name.startsWith(begin)) removeQuietly(`${folder}/${name}`);
-  }
-
-  #published(seq: number): string {
-    const { type, compression } = this.#spec;
-    return `${this.#temporary.folders.root}${this.#stem(seq)}${shardExtension(type, compression)}`;
-  }
-
-  /** Of which page a file is the shard, or its index; null: it is none of this job. */
-  #seqOf(name: string): number | null {
-    const begin = `${this.#jobId}-`;
-    const digits = name.startsWith(begin) ? /^\d+(?=\.)/.exec(name.slice(begin.length)) : null;
-    return digits === null ? null : Number(digits[0]);
-  }
-
-  #stem(seq: number): string {
-    return `${this.#jobId}-${String(seq).padStart(seqDigits, '0')}`;
-  }
+/** The name of a page's shard in the folder of the sink. */
+export function shardName({ type, compression }: ShardSinkSpec, jobId: string, seq: number): string {
+  return `${jobId}-${seqName(seq)}${shardExtension(type, compression)}`;
 }
 
 /** False where it was done before. */

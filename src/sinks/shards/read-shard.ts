@@ -22,9 +22,12 @@ export interface Member {
   readonly url: string;
   /** When it was fetched, ISO 8601. */
   readonly at: string;
+  /** How often its page lists it, where that is more than once. */
+  readonly listed?: number;
 }
 
-const readBytes = 1_048_576;
+/** What is read in one go is also worked through in one go, which should not keep others waiting. */
+const readBytes = BLOCK_BYTES;
 const LF = 0x0a;
 const extensions = { none: '', gzip: '.gz', zstd: '.zst' } as const satisfies Record<Compression, string>;
 // ZSTD_COMPRESSBOUND of zstd.h: a block that does not compress grows by less than this.
@@ -49,6 +52,26 @@ export function indexOf(shard: string): string {
 function compressionOf(path: string): Compression {
   if (path.endsWith(extensions.gzip)) return 'gzip';
   return path.endsWith(extensions.zstd) ? 'zstd' : 'none';
+}
+
+/**
+ * What the lines of JSON in a file say, as long as `is` takes it. Never throws: the last is why the rest cannot be read, where
+ * it cannot.
+ */
+export async function* linesUntilDamage<T>(path: string, is: (line: T) => boolean): AsyncGenerator<T | Error> {
+  try {
+    let at = 0;
+    for await (const lines of wholeLines(path)) {
+      for (const text of lines.toString().split('\n').slice(0, -1)) {
+        at += 1;
+        const line = JSON.parse(text) as T;
+        if (!is(line)) throw new Error(`line ${at} says something else than it should`);
+        yield line;
+      }
+    }
+  } catch (error) {
+    yield error instanceof Error ? error : new Error(String(error));
+  }
 }
 
 /** All members of the shard at that path, in its order. Throws the system's and the decompressors' errors. */
@@ -135,10 +158,10 @@ function isDamage(error: unknown): { done: true } {
 }
 
 /** A compressed or plain file's bytes from a position on; of a plain one `bytes`. */
-async function* decompressed(path: string, start = 0, bytes = Infinity): AsyncGenerator<Buffer> {
+export async function* decompressed(path: string, start = 0, bytes = Infinity): AsyncGenerator<Buffer> {
   const compression = compressionOf(path);
   const range = compression === 'none' ? { start, end: start + bytes - 1 } : { start };
-  const file = createReadStream(path, { ...range, highWaterMark: bytes < readBytes ? BLOCK_BYTES : readBytes });
+  const file = createReadStream(path, { ...range, highWaterMark: readBytes });
   // Errors of the file reach whoever reads what was decompressed.
   const unpacked = compression === 'gzip' ? pipeline(file, createGunzip(), () => {}) : file;
   try {
@@ -176,4 +199,5 @@ async function* wholeLines(path: string): AsyncGenerator<Buffer> {
     if (end > 0) yield bytes.subarray(0, end);
     rest = bytes.subarray(end);
   }
+  if (rest.length > 0) throw new Error('it ends amid a line');
 }

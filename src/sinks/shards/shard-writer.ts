@@ -41,6 +41,8 @@ interface Stored {
   readonly atMs: number;
   readonly sha256: string;
   readonly sizeBytes: number;
+  /** How often the page lists it. */
+  readonly listed: number;
 }
 
 /** A member that is not in the shard yet: in memory, or in the temporary file at `path`. */
@@ -98,7 +100,8 @@ export class ShardWriter implements PageWriter {
       spool.write(body);
       return spool.finish();
     }
-    const member = { name, url, atMs: Date.now(), sha256: hash('sha256', stored, 'hex'), sizeBytes };
+    const { listed = 1 } = from ?? nowhere;
+    const member = { name, url, atMs: Date.now(), sha256: hash('sha256', stored, 'hex'), sizeBytes, listed };
     if (sample === undefined) return this.#add(member, stored);
     this.#heldBytes += sizeBytes;
     // It may be a view on a buffer that is used again.
@@ -114,7 +117,8 @@ export class ShardWriter implements PageWriter {
     const pieces = this.#layout.pieces();
     let sizeBytes = 0;
     const file = new TemporaryWriter(fd, path, () => {
-      const member = { name, url, atMs: Date.now(), sha256: digest.digest('hex'), sizeBytes };
+      const { listed = 1 } = from ?? nowhere;
+      const member = { name, url, atMs: Date.now(), sha256: digest.digest('hex'), sizeBytes, listed };
       this.#hold({ ...member, body: null, path }, this.#samples.get(name) ?? { members: 1, held: [] });
     });
     this.#spools.add(path);
@@ -216,14 +220,15 @@ export class ShardWriter implements PageWriter {
   }
 
   /** Writes what stands before a body, in a block that has room for `bodyBytes` more, and its line of the index. */
-  #begin({ name, url, sha256, sizeBytes, atMs }: Stored, bodyBytes: number): BlockFile {
+  #begin({ name, url, sha256, sizeBytes, atMs, listed }: Stored, bodyBytes: number): BlockFile {
     const shard = (this.#shard ??= this.#create());
     shard.room(this.#layout.frameBytesMax(name, url) + bodyBytes);
     shard.used = this.#layout.head(shard, name, url, sizeBytes, Math.floor(atMs / 1000));
     const frame = this.#isPacked ? `"frame":${FRAME},"frameOffset":${shard.position},` : '';
     shard.note +=
       `{"name":${JSON.stringify(name)},"offset":${shard.position + shard.used},${frame}"size":${sizeBytes}` +
-      `,"sha256":"${sha256}","url":${JSON.stringify(url)},"at":"${this.#time(atMs)}"}\n`;
+      `,"sha256":"${sha256}","url":${JSON.stringify(url)},"at":"${this.#time(atMs)}"` +
+      (listed === 1 ? '}\n' : `,"listed":${listed}}\n`);
     this.#members += 1;
     return shard;
   }
