@@ -5,17 +5,14 @@ import { checkName, privateFolder } from './names.ts';
 import { filled } from './schema-parts.ts';
 import {
   DEFAULT_PRIORITY,
-  DirectorySinkSchema,
   LimitsSchema,
-  NdjsonSinkSchema,
   RetrySchema,
-  TarSinkSchema,
   type JobPatch,
   type JobRequest,
   type JobSpec,
   type Retry,
-  type SinkSpec,
 } from './schemas.ts';
+import { sinkKindOf, type SinkSpec } from './sinks/index.ts';
 import { checkFilter, FilterSchema } from './sources/filter.ts';
 import { kindOf } from './sources/index.ts';
 import type { AddressPolicy } from './ssrf.ts';
@@ -85,10 +82,8 @@ export function patchJob(spec: JobSpec, patch: JobPatch): JobSpec {
   };
 }
 
-const sinkSchemas = { directory: DirectorySinkSchema, tar: TarSinkSchema, ndjson: NdjsonSinkSchema };
-
 function fillSink(sink: NonNullable<JobRequest['sink']>, jobId: string): SinkSpec {
-  return { path: jobId, ...(Value.Default(sinkSchemas[sink.type], sink) as Omit<SinkSpec, 'path'>) } as SinkSpec;
+  return { path: jobId, ...(Value.Default(sinkKindOf(sink).schema, sink) as Omit<SinkSpec, 'path'>) } as SinkSpec;
 }
 
 function* checkExisting({ existing, sink }: JobSpec): Generator<FieldError> {

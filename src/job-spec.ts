@@ -1,11 +1,9 @@
 /** What can be ordered: the body of POST /jobs. What a schema cannot say about it is in check-job.ts. */
 import { Type, type Static } from 'typebox';
 import { closed, literals, whole, type Filled } from './schema-parts.ts';
-import { SinkSchema, type SinkSpec } from './sinks/sink-specs.ts';
+import { sinks, type SinkRequest, type SinkSpec } from './sinks/index.ts';
 import { FilterSchema, type Filter } from './sources/filter.ts';
 import { sources, type Source, type SourceRequest, type SourceSpec } from './sources/index.ts';
-
-export * from './sinks/sink-specs.ts';
 
 type Kind = Source<SourceRequest, SourceSpec>;
 
@@ -23,6 +21,14 @@ export const SourceShownSchema = Type.Unsafe<SourceSpec>({
   description: 'Where the files are listed, defaults filled in.',
   discriminator: { propertyName: 'type' },
   oneOf: Object.values(sources).map((kind: Kind) => kind.shownSchema ?? kind.schema),
+});
+
+export const SinkSchema = Type.Unsafe<SinkRequest>({
+  type: 'object',
+  description: "Where the files go; default: a directory named by the job's id.",
+  required: ['type'],
+  discriminator: { propertyName: 'type' },
+  oneOf: Object.values(sinks).map(({ schema }) => schema),
 });
 
 export const RetrySchema = Type.Object(

@@ -4,7 +4,7 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import type { SinkSpec } from '../src/schemas.ts';
+import type { SinkSpec } from '../src/sinks/index.ts';
 import { temporaryFolder } from './helpers/folders.ts';
 
 const storePage = fileURLToPath(new URL('fixtures/store-page.ts', import.meta.url));

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { SinkSpec } from '../src/schemas.ts';
+import type { SinkSpec } from '../src/sinks/index.ts';
 import { openSink } from '../src/sinks/index.ts';
 import { openStored, type Checked } from '../src/sinks/stored.ts';
 import { collector, memoryInUse } from './conformance/sink.ts';

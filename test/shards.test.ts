@@ -17,7 +17,7 @@ import { setImmediate } from 'node:timers/promises';
 import assert from 'node:assert/strict';
 import { BLOCK_BYTES, BlockFile, type Compression } from '../src/sinks/shards/block-file.ts';
 import { shards as shardSinks } from '../src/sinks/shards/index.ts';
-import type { ShardSinkSpec } from '../src/schemas.ts';
+import type { ShardSinkSpec } from '../src/sinks/shards/shard-specs.ts';
 import { damagedMembers, findMember, readMember } from '../src/sinks/shards/read-shard.ts';
 import { tarEnd, TarLayout } from '../src/sinks/shards/tar.ts';
 import { byName, decompress } from './conformance/shard-bodies.ts';

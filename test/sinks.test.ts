@@ -17,7 +17,7 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import assert from 'node:assert/strict';
 import type { FetchError } from '../src/errors.ts';
-import type { DirectorySinkSpec } from '../src/schemas.ts';
+import type { DirectorySinkSpec } from '../src/sinks/directory.ts';
 import { failsWith, oddNames, openSink, sinkConformance } from './conformance/sink.ts';
 import { temporaryFolder } from './helpers/folders.ts';
 

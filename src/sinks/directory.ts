@@ -2,22 +2,51 @@
 import { randomUUID } from 'node:crypto';
 import { closeSync, openSync, renameSync, statSync, writeFileSync, type Stats } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
+import { Type, type Static } from 'typebox';
 import { FetchError, systemCode } from '../errors.ts';
 import { failpoint } from '../failpoint.ts';
 import { privateFolder } from '../names.ts';
-import type { DirectorySinkSpec } from '../schemas.ts';
+import { closed, type Filled } from '../schema-parts.ts';
 import { folderOf, type Folders } from './folders.ts';
-import type { BodyWriter, Found, PageWriter, Sink, SinkKind } from './index.ts';
+import type { BodyWriter, Found, PageWriter, Sink, SinkContext } from './index.ts';
 import { Manifests, ManifestWriter } from './manifest.ts';
 import { Notes } from './notes.ts';
+import { DurabilitySchema, PathSchema } from './sink-fields.ts';
+import { StoredFiles } from './stored-files.ts';
+import type { Stored } from './stored.ts';
 import { openError, removeQuietly, storeError, syncFolder, Temporary, TemporaryWriter } from './temporary.ts';
 
 const clockWaitMsMax = 10_000;
 const clockStepMs = 2;
 
+const ManifestSchema = Type.Optional(
+  Type.Boolean({
+    default: false,
+    description:
+      'Keeps URL, size, SHA-256 and time of each file beside the files, for `GET /jobs/{id}/manifest` and ' +
+      '`POST /jobs/{id}/verify`. Archives always do.',
+  }),
+);
+
+const DirectorySinkSchema = Type.Object(
+  { type: Type.Literal('directory'), path: PathSchema, durability: DurabilitySchema, manifest: ManifestSchema },
+  {
+    ...closed,
+    title: 'Directory',
+    description: "A file for each name; a name's `/` makes folders. A file is whole or not there.",
+  },
+);
+
+/** `manifest` is lacking in orders that are older than it. */
+export type DirectorySinkSpec = Omit<Filled<Static<typeof DirectorySinkSchema>>, 'manifest'> & {
+  manifest?: boolean;
+};
+
 /** Each file of a job at `DATA_DIR/{path}/{name}`. A file is written elsewhere and renamed: it is whole or not there. */
-export const directory: SinkKind<DirectorySinkSpec> = {
-  async open(spec, context) {
+export const directory = {
+  schema: DirectorySinkSchema,
+
+  async open(spec: DirectorySinkSpec, context: SinkContext): Promise<Sink> {
     try {
       const temporary = new Temporary(spec.path, context);
       const startMs = await begin(temporary, context.jobId);
@@ -27,6 +56,10 @@ export const directory: SinkKind<DirectorySinkSpec> = {
     } catch (error) {
       throw openError(spec.path, error);
     }
+  },
+
+  stored(_spec: DirectorySinkSpec, root: string, jobId: string): Stored {
+    return new StoredFiles(root, jobId);
   },
 };
 

@@ -1,7 +1,8 @@
+import type { Static, TSchema } from 'typebox';
 import type { FetchError } from '../errors.ts';
-import type { SinkSpec } from '../schemas.ts';
 import { directory } from './directory.ts';
-import { shards } from './shards/index.ts';
+import { ndjson, tar } from './shards/kinds.ts';
+import type { Stored } from './stored.ts';
 
 /** What every sink is told when it is opened. */
 export interface SinkContext {
@@ -103,22 +104,35 @@ export interface Sink {
   close(): void;
 }
 
+/** A kind of sink. `Spec`: how it was ordered, with every default; `path`, which all have, is the job's id by default. */
 export interface SinkKind<Spec> {
+  readonly schema: TSchema;
   /**
    * Opens the sink of a job; called once for each job and process, before anything else, also when the job was begun
    * long ago by others. Throws FetchError (`sink`).
    */
   open(spec: Spec, context: SinkContext): Promise<Sink>;
+  /** Reads what a job stored. `root`: the real path of its folder, with a slash at its end. */
+  stored(spec: Spec, root: string, jobId: string): Stored;
 }
 
-const sinks = { directory, tar: shards, ndjson: shards } satisfies {
-  [K in SinkSpec['type']]: SinkKind<Extract<SinkSpec, { type: K }>>;
-};
+const kinds = { directory, tar, ndjson };
+
+type Kinds = typeof kinds;
+export type SinkRequest = { [K in keyof Kinds]: Static<Kinds[K]['schema']> }[keyof Kinds];
+export type SinkSpec = { [K in keyof Kinds]: Parameters<Kinds[K]['open']>[0] }[keyof Kinds];
+
+/** Every kind there is, each under its own type. */
+export const sinks = kinds satisfies { [Type in SinkRequest['type']]: SinkKind<never> };
+
+/** The kind of a sink. */
+export function sinkKindOf({ type }: { type: keyof Kinds }): SinkKind<SinkSpec> {
+  return sinks[type];
+}
 
 /** Opens the sink of a job; as `SinkKind.open`. */
 export function openSink(spec: SinkSpec, context: SinkContext): Promise<Sink> {
-  // Each kind takes specs of its own type, as the line above says.
-  return (sinks[spec.type] as SinkKind<SinkSpec>).open(spec, context);
+  return sinkKindOf(spec).open(spec, context);
 }
 
 /** A sink that could not be opened: every file fails for that reason. */

@@ -3,9 +3,7 @@ import { realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FetchError, systemCode } from '../errors.ts';
 import type { Finding } from '../manifest-schemas.ts';
-import type { SinkSpec } from '../schemas.ts';
-import { StoredShards } from './shards/stored-shards.ts';
-import { StoredFiles } from './stored-files.ts';
+import { sinkKindOf, type SinkSpec } from './index.ts';
 
 /** How far a comparison is. */
 export interface Checked {
@@ -47,5 +45,5 @@ export async function openStored(
   );
   if (!root.startsWith(data.endsWith('/') ? data : `${data}/`))
     throw new FetchError('sink', `"${spec.path}" leads out of DATA_DIR`);
-  return spec.type === 'directory' ? new StoredFiles(`${root}/`, jobId) : new StoredShards(`${root}/`, spec, jobId);
+  return sinkKindOf(spec).stored(spec, `${root}/`, jobId);
 }

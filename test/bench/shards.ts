@@ -5,7 +5,7 @@
 import { readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { shards as shardSinks } from '../../src/sinks/shards/index.ts';
-import type { ShardSinkSpec } from '../../src/schemas.ts';
+import type { ShardSinkSpec } from '../../src/sinks/shards/shard-specs.ts';
 import { temporaryFolder } from '../helpers/folders.ts';
 
 const rounds = 5;

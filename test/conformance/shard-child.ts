@@ -1,6 +1,6 @@
 /** Makes one shard after the other as quickly as it can until it is killed; tells of each once it is sealed. */
 import { shards as shardSinks } from '../../src/sinks/shards/index.ts';
-import type { ShardSinkSpec } from '../../src/schemas.ts';
+import type { ShardSinkSpec } from '../../src/sinks/shards/shard-specs.ts';
 import type { SinkContext } from '../../src/sinks/index.ts';
 import { bodies } from './shard-bodies.ts';
 

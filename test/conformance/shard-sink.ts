@@ -8,7 +8,7 @@ import { test, type TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import assert from 'node:assert/strict';
 import { shards as shardSinks, type ShardSink } from '../../src/sinks/shards/index.ts';
-import type { ShardSinkSpec } from '../../src/schemas.ts';
+import type { ShardSinkSpec } from '../../src/sinks/shards/shard-specs.ts';
 import {
   damagedMembers,
   findMember,

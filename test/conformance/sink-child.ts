@@ -1,6 +1,6 @@
 /** Stores files as quickly as it can until it is killed: puts, and several streams at once between them. */
 import { openSink } from '../../src/sinks/index.ts';
-import type { DirectorySinkSpec } from '../../src/schemas.ts';
+import type { DirectorySinkSpec } from '../../src/sinks/directory.ts';
 import type { SinkContext } from '../../src/sinks/index.ts';
 import { sealedBody } from './sealed-body.ts';
 

@@ -8,7 +8,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import assert from 'node:assert/strict';
 import type { FetchError } from '../../src/errors.ts';
-import type { SinkSpec } from '../../src/schemas.ts';
+import type { SinkSpec } from '../../src/sinks/index.ts';
 import { openSink as open, type BodyWriter, type PageWriter, type Sink } from '../../src/sinks/index.ts';
 import { temporaryFolder } from '../helpers/folders.ts';
 import { isSealed, sealedBody } from './sealed-body.ts';

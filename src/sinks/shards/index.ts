@@ -2,7 +2,7 @@
 import { existsSync, renameSync } from 'node:fs';
 import { systemCode } from '../../errors.ts';
 import { privateFolder } from '../../names.ts';
-import type { ShardSinkSpec } from '../../schemas.ts';
+import type { ShardSinkSpec } from './shard-specs.ts';
 import type { Shards, Sink, SinkContext } from '../index.ts';
 import { MadeFiles, removeBeyond, seqName } from '../made.ts';
 import { openError, removeQuietly, storeError, syncFolder, Temporary } from '../temporary.ts';

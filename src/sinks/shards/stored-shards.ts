@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { systemCode } from '../../errors.ts';
 import type { Finding, ManifestFile } from '../../manifest-schemas.ts';
-import type { ShardSinkSpec } from '../../schemas.ts';
+import type { ShardSinkSpec } from './shard-specs.ts';
 import type { Checked, Stored } from '../stored.ts';
 import { straysIn } from '../strays.ts';
 import { checkShard, isMember } from './check-shard.ts';
