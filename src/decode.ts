@@ -23,7 +23,7 @@ const decoders: Record<string, () => Duplex> = {
   'x-gzip': () => createGunzip(),
   deflate: () => new EitherInflate(),
   br: () => createBrotliDecompress(strict),
-  zstd: () => createZstdDecompress({ ...strict, params: zstdParams }),
+  zstd: () => new ZstdFrames(),
 };
 
 /**
@@ -127,5 +127,51 @@ class EitherInflate extends Transform {
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     this.#inflate?.destroy();
     done(error);
+  }
+}
+
+/** One frame after another is one body (RFC 8878 section 3.1); Node's own stream takes the first alone. */
+class ZstdFrames extends Transform {
+  #frame = this.#newFrame();
+
+  override _transform(chunk: Buffer, encoding: BufferEncoding, done: TransformCallback): void {
+    const frame = this.#frame;
+    const before = frame.bytesWritten;
+    frame.write(chunk, () => {
+      const taken = frame.bytesWritten - before;
+      if (taken === chunk.length) return done();
+      const next = (): void => {
+        this.#frame = this.#newFrame();
+        this._transform(chunk.subarray(taken), encoding, done);
+      };
+      // The last bytes of this one come first.
+      if (frame.readableEnded) next();
+      else frame.once('end', next);
+    });
+  }
+
+  override _read(size: number): void {
+    this.#frame.resume();
+    super._read(size);
+  }
+
+  override _flush(done: TransformCallback): void {
+    if (this.#frame.readableEnded) return done();
+    this.#frame.once('end', () => done());
+    this.#frame.end();
+  }
+
+  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    this.#frame.destroy();
+    done(error);
+  }
+
+  #newFrame(): ReturnType<typeof createZstdDecompress> {
+    const frame = createZstdDecompress({ params: zstdParams });
+    frame.on('data', (piece) => {
+      if (!this.push(piece)) frame.pause();
+    });
+    frame.on('error', (error) => this.destroy(error));
+    return frame;
   }
 }

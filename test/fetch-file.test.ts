@@ -293,6 +293,26 @@ test('a large coded body is decoded with back-pressure and every byte of it', as
   });
 });
 
+test('a body may be several zstd frames or gzip members, one after another, however they come', async () => {
+  const parts = [Buffer.alloc(0), Buffer.from('first '), randomBytes(300_000), Buffer.from(' last')];
+  const body = Buffer.concat(parts);
+  for (const [contentEncoding, pack] of Object.entries({ zstd: zstdCompressSync, gzip: gzipSync })) {
+    const whole = Buffer.concat(parts.map((part) => pack(part)));
+    for (const slow of [{}, { slow: { bytes: 10_007, everyMs: 1 } }]) {
+      await withFault(file, { body: whole, contentEncoding, ...slow }, async () => {
+        const writer = new MemoryWriter();
+        await get(file, { sizeBytes: body.length }, () => writer);
+        assert.ok(Buffer.concat(writer.chunks).equals(body), contentEncoding);
+      });
+    }
+    for (const damaged of [whole.subarray(0, -3), Buffer.concat([whole, Buffer.from('and more')])]) {
+      await withFault(file, { body: damaged, contentEncoding }, async () => {
+        assert.equal((await fail(file, {}, () => new MemoryWriter())).reason, 'decode');
+      });
+    }
+  }
+});
+
 // Each 30 KB of it are 30 MB, which takes far longer to unfold than to bring.
 const slowToDecode = (members: number) => Buffer.concat(Array(members).fill(gzipSync(Buffer.alloc(30_000_000))));
 
