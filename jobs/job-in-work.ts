@@ -213,7 +213,12 @@ export class JobInWork {
     let unlisted = 0;
     for (const { files } of this.#attempts) if (files === null) unlisted += 1;
     const { inFlight, pending } = this.requests;
-    return inFlight + Math.max(unlisted, pending) + this.#sum((files) => files.waiting);
+    return inFlight + Math.max(unlisted, pending) + this.#waiting;
+  }
+
+  /** Files of the pages that nobody began yet. */
+  get #waiting(): number {
+    return this.#sum((files) => files.waiting);
   }
 
   #sum(of: (files: PageFiles) => number): number {
@@ -317,6 +322,8 @@ export class JobInWork {
       files: settled - this.#settledBefore,
       bytes: bytes - this.#bytesBefore,
       holds: this.#holds(asked),
+      isIdle:
+        attempts.length === 0 && settled === this.#settledBefore ? null : requests.pending === 0 && this.#waiting === 0,
       pages: attempts.map((attempt) => ({ seq: attempt.seq, nonce: attempt.nonce, counts: news(attempt) })),
     });
     const heard = performance.now();

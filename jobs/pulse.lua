@@ -1,11 +1,11 @@
 -- What a worker tells and asks Redis about one job, at most a few times a second: live counts for display, and its share
 -- of the budgets that hold over all workers. Nothing here is truth: the chain never reads what is written here.
 --
--- KEYS  1 job hash   2 in-flight hash   3 live counts hash   4 leases hash   5 rate hash (files and bytes by second)
+-- KEYS  1 job hash   2 in-flight hash   3 live counts hash   4 leases hash   5 rate hash (by second: files, bytes, pulses, of which idle)
 -- ARGV  1 worker   2 requests wanted in flight   3 requests in flight   4 concurrency   5 lease in ms
 --       6 request starts wanted   7 how many a second (0: no limit)   8 files finished since   9 bytes since
---       10 origins that asked to be left alone: JSON object, origin -> ms   11… triples: seq, nonce, live counts ('' where
---       they did not change)
+--       10 origins that asked to be left alone: JSON object, origin -> ms   11 whether it could make more requests than its
+--       pages have (1 or 0; '' without pages)   12… triples: seq, nonce, live counts ('' where they did not change)
 -- Returns  state, epoch, requests granted in flight, ms until the first granted start, granted starts,
 --          origins to be left alone as in 10, version of the record, lost seqs…
 local J, I, P, L, R = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -80,17 +80,22 @@ end
 local granted = lease()
 local delay, count = starts()
 
-if ARGV[8] ~= '0' then
+local idle = ARGV[11]
+if ARGV[8] ~= '0' or idle ~= '' then
   call('HINCRBY', R, second, ARGV[8])
   call('HINCRBY', R, 'b' .. second, ARGV[9])
+  if idle ~= '' then
+    call('HINCRBY', R, 'p' .. second, 1)
+    call('HINCRBY', R, 'i' .. second, idle)
+  end
   call('EXPIRE', R, 60)
   for _, field in ipairs(call('HKEYS', R)) do
-    if tonumber((field:gsub('b', ''))) < second - 15 then call('HDEL', R, field) end
+    if tonumber((field:gsub('%a', ''))) < second - 15 then call('HDEL', R, field) end
   end
 end
 
 local answer = { state, epoch, granted, delay, count, holds(), version or '0' }
-for i = 11, #ARGV, 3 do
+for i = 12, #ARGV, 3 do
   local value = call('HGET', I, ARGV[i])
   local nonce = value and value:match('^%a %d+ (%S+) ')
   if nonce ~= ARGV[i + 1] then answer[#answer + 1] = ARGV[i]

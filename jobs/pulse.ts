@@ -18,6 +18,8 @@ export interface PulseRequest {
   readonly bytes: number;
   /** Origins that asked to be left alone (Retry-After), and for how many ms. */
   readonly holds: Readonly<Record<string, number>>;
+  /** Whether every file of the pages was begun, so that more requests could be made; null: there are no pages. */
+  readonly isIdle: boolean | null;
   /** The attempts in work; `counts`: what they counted so far, null where that did not change. */
   readonly pages: readonly { seq: number; nonce: string; counts: Readonly<Record<string, number>> | null }[];
 }
@@ -60,6 +62,7 @@ export async function pulse(redis: Redis, request: PulseRequest): Promise<PulseA
       request.files,
       request.bytes,
       JSON.stringify(request.holds),
+      request.isIdle === null ? '' : Number(request.isIdle),
       ...request.pages.flatMap(({ seq, nonce, counts }) => [seq, nonce, counts === null ? '' : JSON.stringify(counts)]),
     ],
   )) as [JobState | 'gone', string, number, string, number, string, string, ...string[]];

@@ -75,6 +75,7 @@ function jobView(
     name: spec.name,
     state,
     pausedReason: (record.pausedReason ?? null) as Job['pausedReason'],
+    limitedBy: state === 'running' && !listingDone && isIdle(rate, second) ? 'listing' : null,
     dataId: record.dataId ?? null,
     source: spec.source,
     sink: spec.sink,
@@ -138,6 +139,16 @@ function speedNow(record: Hash, rate: Hash, second: number): Speed {
     bytes += Number(rate[`b${at}`] ?? 0);
   }
   return { filesPerSecond: round(files / seconds), bytesPerSecond: round(bytes / seconds) };
+}
+
+/** Whether workers mostly had fewer files to fetch than they could have fetched. */
+function isIdle(rate: Hash, second: number): boolean {
+  let [pulses, idle] = [0, 0];
+  for (let at = second - SPEED_SECONDS; at < second; at += 1) {
+    pulses += Number(rate[`p${at}`] ?? 0);
+    idle += Number(rate[`i${at}`] ?? 0);
+  }
+  return pulses >= SPEED_SECONDS && idle > pulses / 2;
 }
 
 function speedOverall(record: Hash, files: number, bytes: number): Speed {

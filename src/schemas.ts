@@ -99,6 +99,13 @@ export const JobSchema = Type.Object(
         'Why nothing of a queued or running job can move: no worker gave a sign of life lately, or none of those that did ' +
         'has the folder of the job (`dataId`) as its `DATA_DIR`.',
     }),
+    limitedBy: Type.Unsafe<'listing' | null>({
+      type: ['string', 'null'],
+      enum: ['listing', null],
+      description:
+        'What a running job could be faster without. `listing`: for some seconds its pages have come more slowly than their ' +
+        'files were fetched; more names a page help, or a server that lists faster.',
+    }),
     dataId: nullable(
       Type.String({
         description: 'The id of the `DATA_DIR` that its files go to: that of the first worker to take a page.',
@@ -137,6 +144,7 @@ export const JobSchema = Type.Object(
         state: 'running',
         pausedReason: null,
         waitingReason: null,
+        limitedBy: null,
         dataId: '5b0e4f8e-6f0c-4d36-9d0c-3f1c8e1f2a77',
         source: {
           type: 'listing',

@@ -66,6 +66,7 @@ test('a job that one API accepted is shown in full by another, its headers by no
       state: 'queued',
       pausedReason: null,
       waitingReason: 'no_worker',
+      limitedBy: null,
       dataId: null,
       source: {
         type: 'listing',

@@ -51,6 +51,7 @@ const quiet: PulseRequest = {
   files: 0,
   bytes: 0,
   holds: {},
+  isIdle: null,
   pages: [],
 };
 
@@ -58,7 +59,7 @@ const ask = async (changes: Partial<PulseRequest>) => pulse(redis, { ...quiet, .
 
 /** As `pulse`, with a lease of its own; only what is granted in flight. */
 async function lease(worker: string, wanted: number, inFlight: number, concurrency: number, leaseMs: number) {
-  const args = [worker, wanted, inFlight, concurrency, leaseMs, 0, 0, 0, 0, '{}'];
+  const args = [worker, wanted, inFlight, concurrency, leaseMs, 0, 0, 0, 0, '{}', ''];
   const answer = await script.run(redis, [keys.job, keys.inFlight, keys.live, keys.leases, keys.rate], args);
   return Number((answer as unknown[])[2]);
 }

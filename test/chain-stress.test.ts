@@ -422,6 +422,7 @@ class Walk {
       files: 0,
       bytes: 0,
       holds: {},
+      isIdle: false,
     };
     const pages = [{ seq, nonce, counts: { filesDownloaded: 1 } }];
     const told = pulse(redis, { worker: nonce, job: this.#id, ...budget, pages });

@@ -17,6 +17,7 @@ export function jobOf(request: JobRequest, id = knownId): Job {
     state: 'running',
     pausedReason: null,
     waitingReason: null,
+    limitedBy: null,
     dataId: null,
     progress: {
       pagesListed: 2,
