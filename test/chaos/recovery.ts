@@ -21,6 +21,9 @@ const GIVE_UP_MS = 60_000;
 /** So long after the last request a job counts as quiet: it starts one every 2 ms. */
 const QUIET_MS = 1_500;
 
+/** What dies again and again is started again after pauses that grow; what lived so long begins anew. */
+const RESTED_MS = 3_500;
+
 const { values } = parseArgs({
   options: { times: { type: 'string', default: '20' }, only: { type: 'string', default: '' } },
 });
@@ -120,11 +123,13 @@ async function restart(scene: Scene, roles: readonly Role[]): Promise<number> {
 const kinds: Record<string, (scene: Scene) => Promise<number>> = {
   'a worker killed: its pages in work again': (scene) => pagesBack(scene, scene.service.pids('worker')[0]!, 'SIGKILL'),
   'the API killed: it answers again': async ({ service }) => {
+    await sleep(RESTED_MS);
     const [before] = service.pids('api');
     service.kill('api');
     return until('an answer', async () => service.pids('api')[0] !== before && (await service.get('/readyz')) !== null);
   },
   'Redis killed: files are fetched again': async (scene) => {
+    await sleep(RESTED_MS);
     const [before] = scene.service.pids('redis');
     const begun = performance.now();
     scene.service.kill('redis');
