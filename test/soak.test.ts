@@ -28,15 +28,15 @@ test('what stays as it was in a soak is no fault, nor is a warm-up', () => {
 test('growth, a slow event loop and a process that was replaced are faults of a soak', () => {
   assert.match(
     faults((seconds) => ({ residentMb: 300 + seconds / 20 })),
-    /residentMb of worker 1 grew/,
+    /residentMb of worker grew/,
   );
   assert.match(
     faults((seconds) => ({ descriptors: 150 + Math.floor(seconds / 30) })),
-    /descriptors of worker 1 grew/,
+    /descriptors of worker grew/,
   );
   assert.match(
     faults((seconds) => (seconds === 1000 ? { lagMs: 150 } : {})),
-    /event loop of worker 1 .* once/,
+    /event loop of worker .* 100 ms or more: 1/,
   );
   assert.match(
     faults((seconds) => ({ pid: seconds < 900 ? 1 : 3 })),
