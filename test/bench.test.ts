@@ -75,6 +75,24 @@ test('a server that takes its time is compiled, and the rows wait together', { s
   assert.ok((rows[0]?.runs[0]?.loopP99Ms ?? 0) > 0);
 });
 
+test('a listing that takes its time is walked page by page', { skip: slow }, async (t) => {
+  const bench = startBench(t, '--only', 'tar', '--list-delay', '100', '--page-size', '100', '--json');
+  const { rows } = JSON.parse(await text(bench.stdout)) as Results;
+  const run = rows[0]?.runs[0];
+  assert.equal(run?.requests, 300 + 3);
+  assert.ok(run.seconds >= 0.3);
+});
+
+test('the bench takes large files, in fewer rows', { skip: linux }, async (t) => {
+  const bench = startBench(t, '--files', '3', '--file-bytes', '1000000', '--only', 'directory,tar', '--json');
+  const results = JSON.parse(await text(bench.stdout)) as Results;
+  assert.deepEqual(
+    results.rows.map(({ id, failed, runs }) => [id, failed, runs.map(({ requests }) => requests)]),
+    ['directory', 'tar'].map((id) => [id, null, [3 + 1]]),
+  );
+  assert.ok(mainTable(results)[0]?.includes('MB/s'));
+});
+
 test('a bench that is killed leaves no process and no folder behind', { skip: linux, timeout: 60_000 }, async (t) => {
   const bench = startBench(t, '--only', 'directory');
   const redis = (): boolean => existsSync(join(folderOf(bench) ?? '', 'target/run/state/redis/redis.sock'));

@@ -15,13 +15,19 @@ export interface CheckResult {
 const burst = 500;
 
 /**
- * Compares the demo files 0 to `files` - 1 in `folder` byte by byte with what they should be. Memory does not grow with
- * their number. Rejects with the signal's reason, or the system's error where a file is there but cannot be read.
+ * Compares the demo files 0 to `files` - 1 in `folder` byte by byte with what they should be, of `fileBytes` each.
+ * Memory does not grow with their number. Rejects with the signal's reason, or the system's error where a file is there but
+ * cannot be read.
  */
-export async function checkFiles(folder: string, files: number, signal: AbortSignal): Promise<CheckResult> {
+export async function checkFiles(
+  folder: string,
+  files: number,
+  signal: AbortSignal,
+  fileBytes = demoFileBytes,
+): Promise<CheckResult> {
   const result: CheckResult = { right: 0, missing: 0, wrong: 0, extra: 0 };
   // One byte more than a file has, to notice one that is too long.
-  const buffer = Buffer.allocUnsafe(demoFileBytes + 1);
+  const buffer = Buffer.allocUnsafe(fileBytes + 1);
   for (let index = 0; index < files; index += 1) {
     if (index % burst === 0) {
       await setImmediate();
@@ -33,6 +39,7 @@ export async function checkFiles(folder: string, files: number, signal: AbortSig
   return result;
 }
 
+/** `buffer` is one byte longer than the file should be. */
 function checkFile(folder: string, name: string, buffer: Buffer): 'right' | 'missing' | 'wrong' {
   let file: number;
   try {
@@ -43,7 +50,7 @@ function checkFile(folder: string, name: string, buffer: Buffer): 'right' | 'mis
   }
   try {
     const length = readSync(file, buffer);
-    return buffer.subarray(0, length).equals(demoBytes(name)) ? 'right' : 'wrong';
+    return buffer.subarray(0, length).equals(demoBytes(name, buffer.length - 1)) ? 'right' : 'wrong';
   } finally {
     closeSync(file);
   }

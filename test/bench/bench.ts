@@ -49,7 +49,7 @@ async function main(): Promise<number> {
   const signal = interruptSignal();
   const chosen = choose(options);
   const needed = new Set<Need>(chosen.flatMap((row) => row.needs));
-  if (options.delayMs > 0) needed.add('cc');
+  if (options.listDelayMs > 0) needed.add('cc');
   else if (options.server === 'nginx') needed.add('nginx');
   const tools = provide(needed, options.install);
   if (tools.get('nginx') === null) {
@@ -67,7 +67,7 @@ async function main(): Promise<number> {
   const entries = chosen.map((row) => ({ row, result: emptyResult(row, options, tools) }));
   const present = entries.filter(({ result }) => result.missing === null);
   const warmFiles = Math.min(warmFilesMax, Math.ceil(options.files / 10));
-  const target = makeTarget(options.target, folder, options.files);
+  const target = makeTarget(options.target, folder, options.files, options.fileBytes);
   const server = await startServer(options, tools.get('nginx') ?? '', folder, present, warmFiles);
   cleanUp.defer(() => server.stop());
   const epoll = join(folder, 'epoll');
@@ -75,18 +75,19 @@ async function main(): Promise<number> {
     compile(fileURLToPath(new URL('peers/epoll.c', import.meta.url)), epoll);
   }
   const fileSystem = fileSystemOf(target);
-  const { workers, connections, delayMs } = options;
-  const place = { url: server.url, warmFiles, workers, connections, delayMs, epoll };
+  const { fileBytes, workers, connections, delayMs } = options;
+  const place = { url: server.url, warmFiles, fileBytes, workers, connections, delayMs, epoll };
   await runAll({ options, server, target, place, signal }, present);
   const results: Results = {
     at: new Date().toISOString(),
     seconds: (performance.now() - began) / 1000,
     settings: {
       files: options.files,
-      fileBytes: demoFileBytes,
+      fileBytes,
       pageSize: options.pageSize,
       connections: options.connections,
       delayMs: options.delayMs,
+      listDelayMs: options.listDelayMs,
       rounds: options.rounds,
       workers: options.workers,
       target: options.target,
@@ -109,8 +110,9 @@ async function main(): Promise<number> {
 }
 
 /** The rows to run. Throws a DemoError where one is called that is none. */
-function choose({ only, all, delayMs }: Options): Row[] {
-  if (only === null) return defaultRows(all, delayMs);
+function choose(options: Options): Row[] {
+  const { only } = options;
+  if (only === null) return defaultRows(options);
   const unknown = only.filter((id) => !rows.some((row) => row.id === id));
   if (unknown.length > 0) {
     throw new DemoError(`no row is called ${unknown.join(', ')}; there are ${rows.map(({ id }) => id).join(', ')}`);
@@ -127,10 +129,14 @@ function provide(needed: ReadonlySet<Need>, install: boolean): Map<Need, string 
   return findTools(needed);
 }
 
-function emptyResult(row: Row, { files, delayMs }: Options, tools: ReadonlyMap<Need, string | null>): RowResult {
+function emptyResult(
+  row: Row,
+  { files, delayMs, fileBytes }: Options,
+  tools: ReadonlyMap<Need, string | null>,
+): RowResult {
   const { id, title, group, settings } = row;
-  // Where the server is what all wait for, no row is slow.
-  const share = delayMs > 0 ? 1 : row.share;
+  // Where the server or the memory's speed is what all wait for, no row is slow.
+  const share = delayMs > 0 || fileBytes > demoFileBytes ? 1 : row.share;
   const lacks = row.needs.find((need) => tools.get(need) === null);
   const missing = lacks === undefined ? null : `${lacks} (--install, or ${remedy(lacks)})`;
   return { id, title, group, settings, files: part(files, share), missing, failed: null, runs: [] };
@@ -143,14 +149,14 @@ async function startServer(
   entries: readonly Entry[],
   warmFiles: number,
 ): Promise<FileServer> {
-  if (options.delayMs > 0) return startDelayedServer(folder, options.files, options.delayMs, options.pageSize);
-  if (options.server === 'node') return startNodeServer(options.pageSize);
+  if (options.listDelayMs > 0) return startDelayedServer(folder, options);
+  if (options.server === 'node') return startNodeServer(options.pageSize, options.fileBytes);
   const site = join(folder, 'site');
   mkdirSync(site);
   console.error(`writing ${options.files} files for nginx`);
   const listings = entries.flatMap(({ result }) => [result.files, part(result.files, 1 / 10)]);
   const documents = entries.some(({ row }) => row.group === 'service' && row.sink.type === 'ndjson');
-  writeSite(site, options.files, options.pageSize, [warmFiles, ...listings], documents);
+  writeSite(site, options, [warmFiles, ...listings], documents);
   return startNginx('nginx', version, site, toolEnvironment());
 }
 
@@ -188,7 +194,7 @@ async function runOnce({ place, server, target, signal }: Bench, row: Row, files
 }
 
 function part(files: number, share: number): number {
-  return Math.max(filesMin, Math.ceil(files * share));
+  return Math.max(Math.min(filesMin, files), Math.ceil(files * share));
 }
 
 try {

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
-import { demoName } from '../../src/demo/files.ts';
+import { demoFileBytes, demoName } from '../../src/demo/files.ts';
 import { DemoError, freePort } from '../../src/demo/service.ts';
 import type { FileServer } from './site.ts';
 
@@ -68,6 +68,8 @@ http {
     location = /status { stub_status; }
     location ~ ^/list-(?<files>\\d+)$ { default_type application/json; try_files /pages/$files/$page.json =404; }
     location /get/ { default_type application/octet-stream; }
+    # The same bytes for each file, from memory.
+    location /fixed/ { default_type application/octet-stream; return 200 "${'x'.repeat(demoFileBytes)}"; }
     location /documents/ { default_type application/json; }
   }
 }

@@ -11,8 +11,8 @@ import { documentBytes, type FileServer } from './site.ts';
 const file = fileURLToPath(import.meta.url);
 
 /** Starts it in a process of its own, which ends with this one. */
-export async function startNodeServer(pageSize: number): Promise<FileServer> {
-  const child = fork(file, [String(pageSize)]);
+export async function startNodeServer(pageSize: number, fileBytes: number): Promise<FileServer> {
+  const child = fork(file, [pageSize, fileBytes].map(String));
   const [port] = (await once(child, 'message')) as [number];
   return {
     url: `http://127.0.0.1:${port}`,
@@ -28,23 +28,25 @@ export async function startNodeServer(pageSize: number): Promise<FileServer> {
 }
 
 /** The body that a path is answered with, or null. */
-function bodyFor(path: string, pageSize: number): Buffer | null {
+function bodyFor(path: string, pageSize: number, fileBytes: number): Buffer | null {
   const [, folder, name = ''] = /^\/(get|documents)\/(.*)$/.exec(path) ?? [];
-  if (folder !== undefined && demoIndex(name) !== null) return folder === 'get' ? demoBytes(name) : documentBytes(name);
+  if (folder !== undefined && demoIndex(name) !== null) {
+    return folder === 'get' ? demoBytes(name, fileBytes) : documentBytes(name);
+  }
   const [, listed, marker] = /^\/list-(\d+)(?:\?next-marker=(.*))?$/.exec(path) ?? [];
   const first = marker === undefined ? 0 : demoIndex(marker);
   if (listed === undefined || first === null) return null;
   return Buffer.from(JSON.stringify(listPage(first, Number(listed), pageSize)));
 }
 
-async function serve(pageSize: number): Promise<void> {
+async function serve(pageSize: number, fileBytes: number): Promise<void> {
   let connections = 0;
   let requests = 0;
   const server = createServer((request, response) => {
     const path = request.url ?? '';
     requests += 1;
     const status = `server accepts handled requests\n ${connections} ${connections} ${requests} \n`;
-    const body = path === '/status' ? Buffer.from(status) : bodyFor(path, pageSize);
+    const body = path === '/status' ? Buffer.from(status) : bodyFor(path, pageSize, fileBytes);
     response.writeHead(body === null ? 404 : 200, { 'content-length': body?.length ?? 0 });
     response.end(body ?? '');
   });
@@ -56,4 +58,4 @@ async function serve(pageSize: number): Promise<void> {
   process.once('disconnect', () => process.exit());
 }
 
-if (process.argv[1] === file) await serve(Number(process.argv[2]));
+if (process.argv[1] === file) await serve(Number(process.argv[2]), Number(process.argv[3]));

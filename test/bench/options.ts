@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
+import { demoFileBytes } from '../../src/demo/files.ts';
 import { wholeNumber } from '../../src/demo/options.ts';
 import { DemoError } from '../../src/demo/service.ts';
 
@@ -18,10 +19,13 @@ export interface Options {
   workers: number;
   /** At a time, of every row in all its processes together. */
   connections: number;
+  fileBytes: number;
   /** Names a page of the listing. */
   pageSize: number;
   /** How long the file server takes for each answer; 0: as long as it needs. */
   delayMs: number;
+  /** The same for pages of the listing, where the server has no other delay. */
+  listDelayMs: number;
 }
 
 export const usage = `npm run bench -- [options]
@@ -38,8 +42,12 @@ Downloads the same small files with this service, other tools and bare loops, in
   --workers N    worker processes, and processes of others that take a number (default: one for each core)
   --connections N
                  requests in flight, of each row in all its processes together (default: 64)
+  --file-bytes N
+                 size of each file (default: 100); of large ones it is fewer, and rows that are made for them
   --page-size N  names a page of the listing (default: 1000)
   --delay MS     a server that takes so long for each answer; then the rows are those that need no listing
+  --list-delay MS
+                 a server that takes so long for each page of the listing, and no time for files
   --server node  a file server in Node, where there is no nginx
   --json         print everything as JSON, for report.ts
   --help         show this`;
@@ -50,8 +58,9 @@ export function readOptions(args: string[]): Options | null {
   if (values.help) return null;
   const { server, target } = values;
   if (server !== 'nginx' && server !== 'node') throw new DemoError(`--server is nginx or node, not "${server}"`);
+  const delayMs = wholeNumber('--delay', values.delay, 0, 60_000);
   return {
-    files: wholeNumber('--files', values.files, 100, 10_000_000),
+    files: wholeNumber('--files', values.files, 1, 10_000_000),
     rounds: wholeNumber('--rounds', values.rounds, 1, 1000),
     only: values.only?.split(',') ?? null,
     all: values.all,
@@ -61,8 +70,10 @@ export function readOptions(args: string[]): Options | null {
     server,
     workers: wholeNumber('--workers', values.workers, 1, 1024),
     connections: wholeNumber('--connections', values.connections, 2, 65_536),
+    fileBytes: wholeNumber('--file-bytes', values['file-bytes'], 1, 1_073_741_824),
     pageSize: wholeNumber('--page-size', values['page-size'], 1, 100_000),
-    delayMs: wholeNumber('--delay', values.delay, 0, 60_000),
+    delayMs,
+    listDelayMs: Math.max(delayMs, wholeNumber('--list-delay', values['list-delay'], 0, 60_000)),
   };
 }
 
@@ -79,8 +90,10 @@ function parse(args: string[]) {
         target: { type: 'string', default: 'tmpfs' },
         workers: { type: 'string', default: String(availableParallelism()) },
         connections: { type: 'string', default: '64' },
+        'file-bytes': { type: 'string', default: String(demoFileBytes) },
         'page-size': { type: 'string', default: '1000' },
         delay: { type: 'string', default: '0' },
+        'list-delay': { type: 'string', default: '0' },
         server: { type: 'string', default: 'nginx' },
         json: { type: 'boolean', default: false },
         help: { type: 'boolean', short: 'h', default: false },

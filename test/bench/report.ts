@@ -47,7 +47,7 @@ What to keep in mind:
 - This service runs already and its workers are warm when the job is posted; the bare loops in Node are warm too. The other
   rows begin with the start of their process, which takes a few hundredths of a second, up to some tenths for Python.
 - _of the limit_, where the server takes its time: how near a row comes to the least time that so many requests can take with
-  so many in flight.
+  so many in flight, or that so many pages of the listing take, one after the other.
 - _loop p99_: of the worst worker, the 99th percentile of the time between two turns that should be 10 ms apart.
 - Slow rows take fewer files (last column), so that all take a similar time.
 - Versions are those of the distribution; newer ones of Python, aiohttp or the tools may be quicker.
@@ -55,8 +55,13 @@ What to keep in mind:
 
 function section(results: Results, plots: string): string {
   const { settings, machine, versions, rows } = results;
-  const slow = settings.delayMs > 0 ? `, each answered after ${settings.delayMs} ms` : '';
-  const title = `${readable(settings.files)} files of ${settings.fileBytes} bytes${slow}, ${settings.target}`;
+  const slow =
+    settings.delayMs > 0
+      ? `, each answered after ${settings.delayMs} ms`
+      : settings.listDelayMs > 0
+        ? `, each page of ${readable(settings.pageSize)} names after ${settings.listDelayMs} ms`
+        : '';
+  const title = `${readable(settings.files)} files of ${readable(settings.fileBytes)} bytes${slow}, ${settings.target}`;
   const facts: Cells = [
     ['on', 'what'],
     ['processor', `${machine.processor}, ${machine.cores} cores`],

@@ -46,6 +46,7 @@ export interface Results {
     pageSize: number;
     connections: number;
     delayMs: number;
+    listDelayMs: number;
     rounds: number;
     workers: number;
     target: string;

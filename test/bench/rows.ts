@@ -2,8 +2,9 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { demoName } from '../../src/demo/files.ts';
+import { demoFileBytes, demoName } from '../../src/demo/files.ts';
 import type { JobRequest } from '../../src/schemas.ts';
+import type { Options } from './options.ts';
 import { pythonPath, type Need } from './tools.ts';
 
 export type RowGroup = 'service' | 'tool' | 'loop' | 'limit';
@@ -13,6 +14,7 @@ export interface Place {
   /** Of the file server, without a final slash. */
   url: string;
   files: number;
+  fileBytes: number;
   /** Got first, by those that have a compiler to warm up. */
   warmFiles: number;
   /** An empty folder for the files. */
@@ -301,12 +303,20 @@ const patientRows = new Set([
   'epoll-fetch',
 ]);
 
+/** Those that walk a listing. */
+const listingRows = new Set(['directory', 'tar', 'asyncio', 'combo']);
+
+/** Those that run with large files: bare loops hold each body as a whole. */
+const largeRows = new Set(['directory', 'tar', 'curl', 'two-curls']);
+
 export const rows: readonly Row[] = [...serviceRows, ...toolRows, ...loopRows];
 
 /** What runs where no rows are named. */
-export function defaultRows(all: boolean, delayMs: number): Row[] {
+export function defaultRows({ all, delayMs, listDelayMs, fileBytes }: Options): Row[] {
   return rows.filter((row) => {
+    if (fileBytes > demoFileBytes) return largeRows.has(row.id);
     if (delayMs > 0) return patientRows.has(row.id);
+    if (listDelayMs > 0) return listingRows.has(row.id);
     return row.group === 'service' ? all || !row.extra : row.id !== 'numbered';
   });
 }

@@ -52,7 +52,7 @@ export async function runCommand(
     const seconds = (performance.now() - began) / 1000;
     const watched = await watch.stop();
     const cpuMs = { ...watched.cpuMs, client: ended.reduce((sum, { cpuMs }) => sum + cpuMs, 0) };
-    await check(row, files, place.files, watched.requests, signal);
+    await check(row, files, place, watched.requests, signal);
     return {
       seconds,
       ...watched,
@@ -133,13 +133,13 @@ function ownFigures(
 async function check(
   row: CommandRow,
   folder: string,
-  files: number,
+  { files, fileBytes }: Pick<CommonPlace, 'files' | 'fileBytes'>,
   requests: number,
   signal: AbortSignal,
 ): Promise<void> {
   if (requests < files) throw new DemoError(`there were ${requests} requests for ${files} files`);
   if (!row.stores) return;
-  const found = await checkFiles(folder, files, signal);
+  const found = await checkFiles(folder, files, signal, fileBytes);
   if (found.right !== files || found.extra > 0) throw new DemoError(`of ${files} files: ${JSON.stringify(found)}`);
 }
 

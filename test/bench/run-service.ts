@@ -3,17 +3,16 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkFiles } from '../../src/demo/check.ts';
 import { demoBytes, demoName } from '../../src/demo/files.ts';
-import { followJob, jobFaults, postJob } from '../../src/demo/job.ts';
-import { DemoError, freePort, pause, serviceReady, startService } from '../../src/demo/service.ts';
+import { jobFaults } from '../../src/demo/job.ts';
+import { DemoError } from '../../src/demo/service.ts';
 import type { Job, JobRequest } from '../../src/schemas.ts';
 import { damagedMembers, readIndex } from '../../src/sinks/shards/read-shard.ts';
+import { startBenchService, workerPids } from './bench-service.ts';
 import type { ProcessWatch } from './process-figures.ts';
 import type { Run } from './results.ts';
 import type { CommonPlace, ServiceRow } from './rows.ts';
 import { documentBytes, type FileServer } from './site.ts';
 import { watchRun } from './watch.ts';
-
-const stallMs = 120_000;
 
 /**
  * Starts the service as `npm start` does, all its files below `folder`, warms its workers up by a small job, then measures
@@ -26,31 +25,17 @@ export async function runService(
   folder: string,
   interrupted: AbortSignal,
 ): Promise<Omit<Run, 'round'>> {
-  const logFile = join(folder, 'service.log');
-  const dataDir = join(folder, 'data');
-  const workers = row.oneWorker ? 1 : place.workers;
   // Else as by default: without.
   const watchesLoops = place.delayMs > 0;
+  const workers = row.oneWorker ? 1 : place.workers;
   await using cleanUp = new AsyncDisposableStack();
-  const service = startService({
-    port: await freePort(0),
-    dataDir,
-    stateDir: join(folder, 'state'),
-    logFile,
-    settings: {
-      WORKERS: String(workers),
-      REDIS_URL: '',
-      ALLOWED_NETWORKS: '127.0.0.0/8',
-      LOG_LEVEL: 'info',
-      WORKER_METRICS_PORT: watchesLoops ? '0' : '',
-    },
+  const service = await startBenchService(folder, workers, interrupted, {
+    WORKER_METRICS_PORT: watchesLoops ? '0' : '',
   });
   cleanUp.defer(() => service.stop());
-  const signal = AbortSignal.any([interrupted, service.gone]);
-  await serviceReady(service, logFile, signal);
-  await workersReady(service.url, workers, signal);
+  const { logFile, signal } = service;
   const download = (path: string, files: number): Promise<Job> =>
-    follow(service.url, jobRequest(row, { ...place, files }, path), signal);
+    service.download(jobRequest(row, { ...place, files }, path));
   await download('warm', place.warmFiles);
 
   // What was asked before begins anew.
@@ -67,7 +52,7 @@ export async function runService(
 
   const faults = jobFaults(job, place.files);
   if (faults.length > 0) throw new DemoError(faults.join('; '));
-  await check(row, join(dataDir, 'files'), place.files, signal);
+  await check(row, join(service.dataDir, 'files'), place, signal);
   return { seconds, ...watched, kills: killer?.kills() ?? 0, loopP99Ms: loop };
 }
 
@@ -94,20 +79,20 @@ function jobRequest(row: ServiceRow, { url, files, delayMs, connections }: Commo
   };
 }
 
-async function follow(api: string, request: JobRequest, signal: AbortSignal): Promise<Job> {
-  const { id } = await postJob(api, request, signal);
-  return followJob(api, id, { signal, stallMs, seen: () => {} });
-}
-
-async function check(row: ServiceRow, folder: string, files: number, signal: AbortSignal): Promise<void> {
+async function check(
+  row: ServiceRow,
+  folder: string,
+  { files, fileBytes }: CommonPlace,
+  signal: AbortSignal,
+): Promise<void> {
   const { type } = row.sink;
   if (type === 'directory') {
-    const found = await checkFiles(folder, files, signal);
+    const found = await checkFiles(folder, files, signal, fileBytes);
     if (found.right !== files || found.extra > 0) throw new DemoError(`of ${files} files: ${JSON.stringify(found)}`);
     return;
   }
   const wanted = new Set(Array.from({ length: files }, (_, index) => demoName(index)));
-  const bytesOf = type === 'tar' ? demoBytes : documentBytes;
+  const bytesOf = (name: string): Buffer => (type === 'tar' ? demoBytes(name, fileBytes) : documentBytes(name));
   for (const shard of readdirSync(folder).filter((name) => !name.includes('.index') && name !== '.gigafetch')) {
     for await (const { name } of damagedMembers(join(folder, shard))) throw new DemoError(`${name} is damaged`);
     for await (const { name, sha256 } of readIndex(join(folder, shard))) {
@@ -133,18 +118,4 @@ function killWorkers(api: string, watch: ProcessWatch, everyMs: number): { stop(
   };
   const timer = setInterval(() => void killOne().catch((error: unknown) => console.error(error)), everyMs);
   return { stop: () => clearInterval(timer), kills: () => kills };
-}
-
-async function workersReady(api: string, workers: number, signal: AbortSignal): Promise<void> {
-  const deadline = Date.now() + 30_000;
-  while ((await workerPids(api)).length < workers) {
-    if (Date.now() > deadline) throw new DemoError('the workers are not there after 30 s');
-    await pause(100, signal);
-  }
-}
-
-async function workerPids(api: string): Promise<number[]> {
-  const answer = await fetch(`${api}/workers`, { signal: AbortSignal.timeout(5000) });
-  const { workers } = (await answer.json()) as { workers: { pid: number }[] };
-  return workers.map((worker) => worker.pid);
 }

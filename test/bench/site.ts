@@ -38,13 +38,12 @@ export function documentBytes(name: string): Buffer {
 }
 
 /**
- * Writes a site below `folder` for nginx to serve: the first `files` demo files in `get`, as JSON in `documents` if wanted,
+ * Writes a site below `folder` for nginx to serve: the first `files` demo files in `get`, of `fileBytes` each; small ones as JSON in `documents` if wanted,
  * and in `pages` the pages of a listing for each of the numbers in `listings`.
  */
 export function writeSite(
   folder: string,
-  files: number,
-  pageSize: number,
+  { files, fileBytes, pageSize }: { files: number; fileBytes: number; pageSize: number },
   listings: readonly number[],
   documents: boolean,
 ): void {
@@ -60,7 +59,7 @@ export function writeSite(
   if (documents) mkdirSync(join(folder, 'documents'));
   for (let index = 0; index < files; index += 1) {
     const name = demoName(index);
-    writeFileSync(join(folder, 'get', name), demoBytes(name));
+    writeFileSync(join(folder, 'get', name), demoBytes(name, fileBytes));
     if (documents) writeFileSync(join(folder, 'documents', name), documentBytes(name));
   }
 }

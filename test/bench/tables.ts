@@ -1,4 +1,5 @@
 /** The results as tables of text. */
+import { demoFileBytes } from '../../src/demo/files.ts';
 import { readable } from '../../src/demo/progress.ts';
 import {
   clientMicros,
@@ -23,7 +24,8 @@ export function mainTable({ rows, settings }: Results): Cells {
   const head = [
     'row',
     'files/s',
-    ...(settings.delayMs > 0 ? ['of the limit'] : []),
+    ...(settings.fileBytes > demoFileBytes ? ['MB/s'] : []),
+    ...(settings.listDelayMs > 0 ? ['of the limit'] : []),
     ...bases.map(({ id }) => `${id}: times as fast`),
     'µs a file',
     ...bases.map(({ id }) => `${id}: µs over its µs`),
@@ -38,7 +40,7 @@ export function mainTable({ rows, settings }: Results): Cells {
 
 function line(
   row: RowResult,
-  { delayMs, connections }: Results['settings'],
+  { delayMs, listDelayMs, fileBytes, pageSize, connections }: Results['settings'],
   bases: readonly RowResult[],
   columns: number,
 ): string[] {
@@ -48,8 +50,9 @@ function line(
     const told = `${row.missing === null ? 'FAILED' : 'missing'}: ${problem.split('\n', 1)[0]?.slice(0, 100)}`;
     return [title, told, ...Array<string>(columns - 2).fill('')];
   }
-  // Nobody can be quicker with so many in flight.
-  const limitSeconds = (Math.ceil(row.files / connections) * delayMs) / 1000;
+  // Nobody can be quicker with so many in flight, or walk the listing quicker.
+  const limitMs =
+    delayMs > 0 ? Math.ceil(row.files / connections) * delayMs : Math.ceil(row.files / pageSize) * listDelayMs;
   const figure = (of: (run: Run) => number): Spread => spread(row.runs.map(of));
   const over = (base: RowResult, of: typeof rate): string => (base === row ? '1' : ratio(ratios(base, row, of)));
   return [
@@ -58,7 +61,8 @@ function line(
       figure((run) => rate(row, run)),
       readable,
     ),
-    ...(delayMs > 0 ? [`${(figure((run) => limitSeconds / run.seconds).median * 100).toFixed(0)} %`] : []),
+    ...(fileBytes > demoFileBytes ? [readable(figure((run) => (rate(row, run) * fileBytes) / 1e6).median)] : []),
+    ...(limitMs > 0 ? [`${figure((run) => limitMs / 10 / run.seconds).median.toFixed(0)} %`] : []),
     ...bases.map((base) => over(base, rate)),
     micros(figure((run) => clientMicros(row, run)).median),
     ...bases.map((base) => over(base, clientMicros)),

@@ -10,14 +10,15 @@ const spareBytes = 1_500_000_000;
  * Makes the folder into which all rows download, `target` below `folder`; `wanted` is what --target says: `tmpfs`, or `ext4`
  * and maybe, after a colon, the folder for its image. Throws a DemoError where there is no room or no right to mount.
  */
-export function makeTarget(wanted: string, folder: string, files: number): string {
+export function makeTarget(wanted: string, folder: string, files: number, fileBytes: number): string {
   const target = join(folder, 'target');
   mkdirSync(target);
   const [kind, imageFolder = memoryDir()] = wanted.split(':');
-  if (kind === 'ext4') mountExt4(target, resolve(imageFolder), files);
+  if (kind === 'ext4') mountExt4(target, resolve(imageFolder), files, fileBytes);
   else if (wanted !== 'tmpfs') throw new DemoError(`--target is tmpfs, ext4 or ext4:FOLDER, not "${wanted}"`);
   const { bavail, bsize } = statfsSync(target);
-  if (bavail * bsize < files * 5000) throw new DemoError(`there is no room for ${files} files in ${folder}`);
+  if (bavail * bsize < files * (5000 + fileBytes))
+    throw new DemoError(`there is no room for ${files} files in ${folder}`);
   return target;
 }
 
@@ -32,14 +33,14 @@ export function fileSystemOf(folder: string): string {
 }
 
 /** A new ext4 with a journal. Its image has no name any more once it is mounted: it goes with the mount. */
-function mountExt4(target: string, imageFolder: string, files: number): void {
+function mountExt4(target: string, imageFolder: string, files: number, fileBytes: number): void {
   if (process.getuid?.() !== 0) throw new DemoError('--target ext4 mounts a file system, which needs root');
   const image = join(imageFolder, `gigafetch-bench-${process.pid}.ext4`);
   // A file takes a block and an inode; the journal, the sparse image's growth and Redis need the rest.
   const inodes = Math.ceil(files * 1.5) + 10_000;
   try {
     writeFileSync(image, '');
-    truncateSync(image, inodes * (4096 + 256) + spareBytes);
+    truncateSync(image, inodes * (4096 + 256) + files * fileBytes + spareBytes);
     run('mkfs.ext4', ['-q', '-F', '-N', String(inodes), '-O', 'has_journal', '-E', 'lazy_itable_init=0', image]);
     run('mount', ['-o', 'loop,noatime', image, target]);
   } finally {

@@ -1,9 +1,11 @@
-// A file server that answers each request after the same time: delayed DELAY_MS BODIES BODY_BYTES PAGE_SIZE
+// A file server that answers each request after a time, of files and of pages of the listing:
+// delayed DELAY_MS LIST_DELAY_MS BODIES BODY_BYTES PAGE_SIZE
 // BODIES holds one body after the other; GET /get/file-NNNNNNN.bin is answered with one of them, /list-N lists the first N,
 // /status tells what nginx's stub_status tells. Prints its port; ends when its input does.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -29,8 +31,11 @@ struct connection {
 
 static const char *bodies;
 static long files, body_bytes, page_size, requests, connections;
-static double delay_ms;
-static struct connection *first, **last = &first;
+// Those that wait, in the order of their requests, which is that of their answers.
+static struct queue {
+  double delay_ms;
+  struct connection *first, **last;
+} to_files = {.last = &to_files.first}, to_pages = {.last = &to_pages.first};
 
 static double now_ms(void) {
   struct timespec now;
@@ -94,21 +99,30 @@ static void take(struct connection *c) {
     int bytes = snprintf(status, sizeof status, "server accepts handled requests\n %ld %ld %ld \n", connections, connections, requests);
     return answer(c, "200 OK", status, bytes);
   }
-  c->due_ms = now_ms() + delay_ms;
+  struct queue *queue = strncmp(c->request, "GET /list", 9) == 0 ? &to_pages : &to_files;
+  c->due_ms = now_ms() + queue->delay_ms;
   c->next = NULL;
-  *last = c;
-  last = &c->next;
+  *queue->last = c;
+  queue->last = &c->next;
 }
 
-static void answer_due(double now) {
-  while (first && first->due_ms <= now) {
-    struct connection *c = first;
-    first = c->next;
-    if (!first) last = &first;
+static void answer_due(struct queue *queue, double now) {
+  while (queue->first && queue->first->due_ms <= now) {
+    struct connection *c = queue->first;
+    queue->first = c->next;
+    if (!queue->first) queue->last = &queue->first;
     c->due_ms = 0;
     if (c->closed) close_now(c);
     else answer_now(c);
   }
+}
+
+// How long until the first of them is due; less than 0: there is none.
+static int wait_ms(double now) {
+  double due = INFINITY;
+  if (to_files.first) due = to_files.first->due_ms;
+  if (to_pages.first && to_pages.first->due_ms < due) due = to_pages.first->due_ms;
+  return isinf(due) ? -1 : due <= now ? 0 : (int)(due - now) + 1;
 }
 
 static void accept_all(int listener, int poll) {
@@ -121,13 +135,14 @@ static void accept_all(int listener, int poll) {
 }
 
 int main(int argc, char **argv) {
-  if (argc < 5) return 2;
-  delay_ms = atof(argv[1]);
-  body_bytes = atol(argv[3]);
-  page_size = atol(argv[4]);
-  int file = open(argv[2], O_RDONLY | O_CLOEXEC);
+  if (argc < 6) return 2;
+  to_files.delay_ms = atof(argv[1]);
+  to_pages.delay_ms = atof(argv[2]);
+  body_bytes = atol(argv[4]);
+  page_size = atol(argv[5]);
+  int file = open(argv[3], O_RDONLY | O_CLOEXEC);
   struct stat stat;
-  if (file < 0 || fstat(file, &stat) != 0) return perror(argv[2]), 1;
+  if (file < 0 || fstat(file, &stat) != 0) return perror(argv[3]), 1;
   files = stat.st_size / body_bytes;
   bodies = mmap(NULL, stat.st_size, PROT_READ, MAP_SHARED, file, 0);
   int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -143,14 +158,14 @@ int main(int argc, char **argv) {
   epoll_ctl(poll, EPOLL_CTL_ADD, listener, &(struct epoll_event){.events = EPOLLIN, .data.ptr = &listening});
   struct epoll_event events[1024];
   for (;;) {
-    double wait_ms = first ? first->due_ms - now_ms() : -1;
-    int ready = epoll_wait(poll, events, 1024, !first ? -1 : wait_ms <= 0 ? 0 : (int)wait_ms + 1);
+    int ready = epoll_wait(poll, events, 1024, wait_ms(now_ms()));
     for (int i = 0; i < ready; i++) {
       struct connection *c = events[i].data.ptr;
       if (c == &input) return 0;
       if (c == &listening) accept_all(listener, poll);
       else take(c);
     }
-    answer_due(now_ms());
+    answer_due(&to_files, now_ms());
+    answer_due(&to_pages, now_ms());
   }
 }

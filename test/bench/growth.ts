@@ -1,0 +1,167 @@
+/**
+ * `npm run bench:growth`: whether a file costs the same, and memory stays as it is, however many files a job has. Tar sink; the
+ * file server answers each file with the same bytes, so that its own disk has no part in it.
+ */
+import { mkdirSync, rmSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { join, resolve } from 'node:path';
+import { parseArgs } from 'node:util';
+import { Interrupted, interruptSignal } from '../../src/demo/interrupt.ts';
+import { jobFaults } from '../../src/demo/job.ts';
+import { wholeNumber } from '../../src/demo/options.ts';
+import { readable } from '../../src/demo/progress.ts';
+import { DemoError, pause } from '../../src/demo/service.ts';
+import { connectRedis } from '../../src/redis.ts';
+import { startBenchService } from './bench-service.ts';
+import { fixedPageSize, startFixedSite, type FixedSite } from './fixed-site.ts';
+import { plotGrowth } from './growth-plot.ts';
+import { spread } from './results.ts';
+import { asMarkdown } from './tables.ts';
+import { watchRun } from './watch.ts';
+
+const warmFiles = 20_000;
+/** So many files are enough for one size: large sizes run once. */
+const filesEnough = 3_000_000;
+const sampleMs = 100;
+/** A job is closed on its workers some seconds after its end. */
+const settleMs = 5000;
+
+type ByRole = Readonly<Record<'worker' | 'redis' | 'api', number>>;
+
+/** One job. */
+export interface Growth {
+  readonly files: number;
+  readonly workers: number;
+  readonly filesPerSecond: number;
+  /** Processor time a file in µs. */
+  readonly micros: ByRole;
+  /** Peaks of resident memory in MB, of the workers together. */
+  readonly megabytes: ByRole;
+  /** What Redis used at most while the job ran, and after its end, over what it used before, in bytes. */
+  readonly redisBytes: { readonly running: number; readonly ended: number };
+}
+
+const { values } = parseArgs({
+  options: {
+    files: { type: 'string', default: '10000,100000,1000000,10000000' },
+    workers: { type: 'string', default: [1, availableParallelism()].join() },
+    rounds: { type: 'string', default: '3' },
+    plot: { type: 'string', default: '' },
+    json: { type: 'boolean', default: false },
+  },
+});
+
+async function main(): Promise<void> {
+  const sizes = numbers('--files', values.files, 100_000_000);
+  const workers = numbers('--workers', values.workers, 1024);
+  const rounds = wholeNumber('--rounds', values.rounds, 1, 1000);
+  const signal = interruptSignal();
+  await using cleanUp = new AsyncDisposableStack();
+  const home = process.cwd();
+  const site = cleanUp.use(await startFixedSite([warmFiles, ...sizes]));
+  const runs: Growth[] = [];
+  for (let round = 0; round < rounds; round += 1) {
+    for (const files of sizes.filter((size) => round === 0 || size * (round + 1) <= filesEnough)) {
+      for (const count of workers) {
+        const run = await runOnce(site, files, count, signal);
+        console.error(`${readable(files)} files, workers: ${count}: ${readable(run.filesPerSecond)} files/s`);
+        runs.push(run);
+      }
+    }
+  }
+  const medians = summary(runs);
+  if (values.plot !== '') await plotGrowth(resolve(home, values.plot), medians);
+  console.log(values.json ? JSON.stringify(runs, null, 2) : asMarkdown(table(medians)));
+}
+
+async function runOnce(site: FixedSite, files: number, workers: number, interrupted: AbortSignal): Promise<Growth> {
+  const folder = join(site.folder, 'run');
+  mkdirSync(folder);
+  await using cleanUp = new AsyncDisposableStack();
+  cleanUp.defer(() => rmSync(folder, { recursive: true, force: true }));
+  const service = await startBenchService(folder, workers, interrupted);
+  cleanUp.defer(() => service.stop());
+  const redis = connectRedis(service.redisSocket, { patient: true });
+  cleanUp.defer(() => redis.disconnect());
+  const usedBytes = async (): Promise<number> =>
+    Number(/^used_memory:(\d+)/m.exec(await redis.info('memory'))?.[1] ?? Number.NaN);
+  await service.download({ source: site.source(warmFiles), sink: { type: 'tar' } });
+  await pause(settleMs, service.signal);
+
+  const before = await usedBytes();
+  let most = before;
+  const sampler = setInterval(() => void usedBytes().then((bytes) => (most = Math.max(most, bytes))), sampleMs);
+  cleanUp.defer(() => clearInterval(sampler));
+  const watch = await watchRun(site.server, [service.pid]);
+  cleanUp.defer(() => void watch.processes.stop());
+  const job = await service.download({ source: site.source(files), sink: { type: 'tar' } });
+  const { cpuMs, peakBytes } = await watch.stop();
+  clearInterval(sampler);
+  const faults = jobFaults(job, files);
+  if (faults.length > 0) throw new DemoError(faults.join('; '));
+  await pause(settleMs, service.signal);
+  return {
+    files,
+    workers,
+    filesPerSecond: (files * 1000) / (Date.parse(job.finishedAt ?? '') - Date.parse(job.createdAt)),
+    micros: byRole((role) => ((cpuMs[role] ?? 0) * 1000) / files),
+    megabytes: byRole((role) => (peakBytes[role] ?? 0) / 1e6),
+    redisBytes: { running: most - before, ended: (await usedBytes()) - before },
+  };
+}
+
+function byRole(figure: (role: keyof ByRole) => number): ByRole {
+  return { worker: figure('worker'), redis: figure('redis'), api: figure('api') };
+}
+
+/** The median of each figure, for each number of workers and files. */
+function summary(runs: readonly Growth[]): Growth[] {
+  const groups = Object.values(Object.groupBy(runs, ({ files, workers }) => `${workers} ${files}`));
+  const medians = groups.map((group = []): Growth => {
+    const { files, workers } = group[0]!;
+    const median = (figure: (run: Growth) => number): number => spread(group.map(figure)).median;
+    return {
+      files,
+      workers,
+      filesPerSecond: median((run) => run.filesPerSecond),
+      micros: byRole((role) => median(({ micros }) => micros[role])),
+      megabytes: byRole((role) => median(({ megabytes }) => megabytes[role])),
+      redisBytes: {
+        running: median(({ redisBytes }) => redisBytes.running),
+        ended: median(({ redisBytes }) => redisBytes.ended),
+      },
+    };
+  });
+  return medians.sort((a, b) => a.workers - b.workers || a.files - b.files);
+}
+
+function table(runs: readonly Growth[]): string[][] {
+  const head = ['workers', 'files', 'files/s', 'worker µs', 'Redis µs', 'API µs', 'workers MB', 'API MB', 'Redis MB'];
+  return [
+    [...head, 'Redis: bytes a page', 'bytes a finished job'],
+    ...runs.map(({ workers, files, filesPerSecond, micros, megabytes, redisBytes }) => [
+      String(workers),
+      readable(files),
+      readable(filesPerSecond),
+      micros.worker.toFixed(1),
+      micros.redis.toFixed(2),
+      micros.api.toFixed(2),
+      megabytes.worker.toFixed(0),
+      megabytes.api.toFixed(0),
+      megabytes.redis.toFixed(1),
+      readable((redisBytes.running * fixedPageSize) / files),
+      readable(redisBytes.ended),
+    ]),
+  ];
+}
+
+function numbers(option: string, text: string, most: number): number[] {
+  return text.split(',').map((number) => wholeNumber(option, number, 1, most));
+}
+
+try {
+  await main();
+} catch (error) {
+  console.error(error instanceof DemoError ? error.message : error);
+  process.exitCode = error instanceof Interrupted ? 130 : 1;
+}
