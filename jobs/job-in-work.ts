@@ -10,7 +10,7 @@ import type { PageFiles } from './page-files.ts';
 import { LEASE_MS, pulse, type PulseAnswer } from './pulse.ts';
 import { Requests } from './requests.ts';
 import type { Order } from './store.ts';
-import { shardRun, smallRun, type RunSize } from './walk.ts';
+import { fileRun, shardRun, type RunSize } from './walk.ts';
 import { START_LATE_MS_MAX } from './start-times.ts';
 
 const PULSE_MS = 250;
@@ -64,6 +64,8 @@ export class JobInWork {
   #pulsing = false;
   #pulseAgain = false;
   #pulseAtMs = 0;
+  /** Whether the last pulse got all that was asked for, so that more could be had. */
+  #isSated = true;
   #startsGranted = false;
   #progressMs = -Infinity;
   #settledBefore = 0;
@@ -97,15 +99,13 @@ export class JobInWork {
     return performance.now() - this.#progressMs < PROGRESS_MS;
   }
 
-  /** How much is listed in one go: where files lie in shards, enough for one. */
+  /** How much is listed in one go. */
   get runSize(): RunSize {
     const { shards } = this.sink;
-    if (shards === undefined) return smallRun;
     const { settled, bytes } = this;
-    return shardRun(shards, {
-      meanBytes: settled === 0 ? null : bytes / settled,
-      filesPerSecond: settled < RATE_FILES_MIN ? null : (settled * 1000) / (performance.now() - this.#openedMs),
-    });
+    const filesPerSecond = settled < RATE_FILES_MIN ? null : (settled * 1000) / (performance.now() - this.#openedMs);
+    if (shards === undefined) return fileRun(filesPerSecond);
+    return shardRun(shards, { meanBytes: settled === 0 ? null : bytes / settled, filesPerSecond });
   }
 
   /** Whether the job is at its end, as far as is known here. */
@@ -148,7 +148,7 @@ export class JobInWork {
       this.requests.dropAbandoned();
     });
     if (this.#closed) attempt.stop.abort('shutdown' satisfies StopReason);
-    this.#pulseSoon();
+    if (this.#isSated || this.spec.limits.requestsPerSecond > 0) this.#pulseSoon();
   }
 
   /** Ends an attempt, whatever became of it: nothing more is requested for it, and no pulse speaks of it. */
@@ -336,6 +336,7 @@ export class JobInWork {
     if (answer.version !== this.#version) await this.#reread();
     requests.share = Math.min(1, this.spec.priority / this.#parts.highestPriority());
     // A lock is renewed each half of its life.
+    this.#isSated = answer.granted >= wanted;
     requests.grant(answer.granted, asked + LEASE_MS, asked + this.#parts.lockMs / 2);
     this.#startsGranted = answer.starts > 0;
     // Not where it was asked for by another limit.

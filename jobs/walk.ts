@@ -5,13 +5,19 @@ import type { JobList } from '../src/url-files.ts';
 
 /** Pages with fewer names than this are walked several in one go, so that the chain is not the bottleneck. */
 const TINY_PAGE_NAMES = 64;
-const RUN_NAMES = 1000;
+const TINY_RUN_NAMES = 1000;
+const TINY_RUN_MS_MAX = 1000;
+/** Larger ones too, where files and pages come quickly: an entry costs Redis and its worker a millisecond or two. */
+const RUN_SECONDS = 0.25;
+const RUN_NAMES_MAX = 4096;
+const RUN_MS_MAX = 100;
 const RUN_PAGES_MAX = 256;
 const RUN_TOKEN_BYTES_MAX = 65_536;
 
 // Of shards.
 const SHARD_NAMES_MAX = 262_144;
 const SHARD_SECONDS = 30;
+const SHARD_RUN_MS_MAX = 3000;
 const FIRST_SHARD_NAMES = 16_384;
 const TYPICAL_FILE_BYTES = 2048;
 
@@ -19,17 +25,26 @@ type Items = SourcePage['items'];
 
 /** How much is listed in one go. */
 export interface RunSize {
-  /** Whether these items are enough for a run whose first page has so many. */
-  isEnough(items: Items, firstPage: number): boolean;
-  /** A slow listing ends a run early: its files, and other workers, are waiting. */
-  readonly msMax: number;
+  /**
+   * Whether these items are enough for a run whose first page has so many, and which was begun `ms` ago: a slow listing ends
+   * a run early, as its files, and other workers, are waiting.
+   */
+  isEnough(items: Items, firstPage: number, ms: number): boolean;
 }
 
-/** For files on their own: a page, or as many tiny ones as make up a good one. */
-export const smallRun: RunSize = {
-  isEnough: ({ length }, firstPage) => firstPage >= TINY_PAGE_NAMES || length >= RUN_NAMES,
-  msMax: 1000,
-};
+/**
+ * For files on their own: as many pages as a worker fetches in a quarter of a second, at least one, or as many tiny ones as
+ * make up a good one. `filesPerSecond`: of this worker; null: not known yet.
+ */
+export function fileRun(filesPerSecond: number | null): RunSize {
+  const names = Math.min(RUN_NAMES_MAX, (filesPerSecond ?? 0) * RUN_SECONDS);
+  return {
+    isEnough: ({ length }, firstPage, ms) => {
+      if (firstPage < TINY_PAGE_NAMES && length < TINY_RUN_NAMES && ms <= TINY_RUN_MS_MAX) return false;
+      return length + firstPage > names || ms > RUN_MS_MAX;
+    },
+  };
+}
 
 /**
  * For shards: until one is expected to be full, by listed sizes or the job's mean so far, or to take half a minute to fill.
@@ -42,14 +57,13 @@ export function shardRun(
   const names = Math.min(SHARD_NAMES_MAX, filesPerSecond === null ? FIRST_SHARD_NAMES : filesPerSecond * SHARD_SECONDS);
   const typical = bytesOf(meanBytes ?? TYPICAL_FILE_BYTES);
   return {
-    isEnough: (items) => {
-      if (items.length >= names) return true;
+    isEnough: (items, _firstPage, ms) => {
+      if (items.length >= names || ms > SHARD_RUN_MS_MAX) return true;
       let bytes = 0;
       for (const item of items)
         bytes += 'bad' in item ? 0 : item.sizeBytes === null ? typical : bytesOf(item.sizeBytes);
       return bytes >= shardBytes;
     },
-    msMax: 3000,
   };
 }
 
@@ -73,9 +87,10 @@ export async function walk(
   open: boolean,
   get: GetListing,
   list: JobList,
-  { size = smallRun, pagesMax = RUN_PAGES_MAX }: { size?: RunSize; pagesMax?: number } = {},
+  { size = fileRun(null), pagesMax = RUN_PAGES_MAX }: { size?: RunSize; pagesMax?: number } = {},
 ): Promise<Run> {
   const read = (token: string): Promise<SourcePage> => source.read(token, get, list);
+  const begun = performance.now();
   const first = await read(tokens[0] ?? '');
   let { items } = first;
   if (!open) {
@@ -85,10 +100,10 @@ export async function walk(
   const walked = [...tokens];
   let { next } = first;
   let tokenBytes = Buffer.byteLength(tokens[0] ?? '');
-  const begun = performance.now();
-  while (next !== null && !size.isEnough(items, first.items.length) && walked.length < pagesMax) {
+  const isEnough = (): boolean => size.isEnough(items, first.items.length, performance.now() - begun);
+  while (next !== null && walked.length < pagesMax && !isEnough()) {
     tokenBytes += Buffer.byteLength(next);
-    if (tokenBytes > RUN_TOKEN_BYTES_MAX || performance.now() - begun > size.msMax) break;
+    if (tokenBytes > RUN_TOKEN_BYTES_MAX) break;
     let page: SourcePage;
     try {
       page = await read(next);

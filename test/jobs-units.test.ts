@@ -7,7 +7,7 @@ import { answerTo, isActive, pagesInFlightMax, type Verb } from '../jobs/model.t
 import { FileTransfer, PageFiles } from '../jobs/page-files.ts';
 import { Requests } from '../jobs/requests.ts';
 import type { Transfer, TransferOwner } from '../jobs/transfer.ts';
-import { shardRun, walk as walkPages } from '../jobs/walk.ts';
+import { fileRun, shardRun, walk as walkPages } from '../jobs/walk.ts';
 import { FetchError } from '../src/errors.ts';
 import type { FetchHandler, Fetcher } from '../src/fetch-file.ts';
 import { retryDelayMs } from '../src/retry.ts';
@@ -676,7 +676,7 @@ const filesOf = (count: number, sizeBytes: number | null) =>
 test('a run for a shard is listed until it is full by listed sizes, by the mean so far, or by what half a minute fetches', () => {
   const shards = { shardBytes: 100_000, bytesOf: (size: number) => size + 1000 };
   const enough = (known: Parameters<typeof shardRun>[1], items: SourceFile[]) =>
-    shardRun(shards, known).isEnough(items, 1);
+    shardRun(shards, known).isEnough(items, 1, 0);
   const unknown = { meanBytes: null, filesPerSecond: null };
   assert.deepEqual([enough(unknown, filesOf(9, 9000)), enough(unknown, filesOf(10, 9000))], [false, true]);
   const mean = { meanBytes: 1000, filesPerSecond: null };
@@ -685,7 +685,26 @@ test('a run for a shard is listed until it is full by listed sizes, by the mean 
   assert.deepEqual([enough(slow, filesOf(29, null)), enough(slow, filesOf(30, null))], [false, true]);
 });
 
-test('a job may have as many places of a worker as are left free, so that whoever comes finds some', () => {
+/** How many pages are walked in one go that all have so many names and take as long to list. */
+function pagesOfRun(filesPerSecond: number | null, pageSize: number, msPerPage = 0): number {
+  for (let count = 1; ; count += 1) {
+    const items = filesOf(count * pageSize, null);
+    if (fileRun(filesPerSecond).isEnough(items, pageSize, count * msPerPage)) return count;
+  }
+}
+
+test('a run of files is a page, or what a quarter of a second fetches where pages come at once', () => {
+  assert.deepEqual([pagesOfRun(null, 1000), pagesOfRun(null, 64), pagesOfRun(null, 10)], [1, 1, 100]);
+  assert.deepEqual([pagesOfRun(16_000, 1000), pagesOfRun(16_000, 100), pagesOfRun(16_000, 3000)], [4, 40, 1]);
+  assert.equal(pagesOfRun(1_000_000, 1000), 4, 'at most 4,096 names');
+  assert.deepEqual(
+    [pagesOfRun(16_000, 1000, 120), pagesOfRun(16_000, 1000, 60)],
+    [1, 2],
+    'a listing that takes its time',
+  );
+});
+
+test('a job may have as many places of a worker, so that whoever comes finds some', () => {
   const company = new Company(16);
   const take = (job: string): number => {
     let places = 0;
