@@ -1,6 +1,11 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, openSync } from 'node:fs';
 import { Writable } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import { test, type TestContext } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import type { FastifyInstance } from 'fastify';
 import { pino } from 'pino';
 import { buildApp } from '../src/app.ts';
@@ -9,6 +14,8 @@ import { noLimiter, openConfig } from './helpers/app.ts';
 import { fakeService, knownId, type Service } from './helpers/fake-service.ts';
 import { fileServer } from './helpers/file-server.ts';
 import { TestService } from './helpers/service.ts';
+
+const talkative = fileURLToPath(new URL('fixtures/talkative.ts', import.meta.url));
 
 interface Line {
   readonly reqId?: string;
@@ -122,3 +129,29 @@ test(
     assert.ok(!service.output.includes(secret), service.output);
   },
 );
+
+const noFullDisk = existsSync('/dev/full') ? false : 'this system has no /dev/full';
+
+test('a process whose log finds the disk full goes on, and ends as it should', { skip: noFullDisk }, async (t) => {
+  const child = spawn(process.execPath, [talkative, '4096'], {
+    stdio: ['ignore', openSync('/dev/full', 'w'), 'inherit'],
+  });
+  t.after(() => child.kill('SIGKILL'));
+  assert.deepEqual(await once(child, 'exit'), [0, null]);
+});
+
+test('a process whose log nobody reads goes on, and ends as it should', async (t) => {
+  const child = spawn(process.execPath, [talkative, '4096'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  t.after(() => child.kill('SIGKILL'));
+  assert.deepEqual(await once(child, 'exit'), [0, null]);
+});
+
+test('a log that is read has every line, also the last one before the end', async () => {
+  const child = spawn(process.execPath, [talkative, '16'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const messages = (await text(child.stdout))
+    .trimEnd()
+    .split('\n')
+    .map((line) => (JSON.parse(line) as Line).msg);
+  assert.equal(messages.length, 17);
+  assert.equal(messages.at(-1), 'the last line');
+});
