@@ -104,10 +104,14 @@ async function runAll(
     REDIS_URL: redis?.url ?? config.redisUrl ?? '',
   };
   const keep = (role: string, script: string, more: NodeJS.ProcessEnv = {}): Promise<void> =>
-    keepAlive(
-      () => runChild(fork(script, [mark], { env: { ...environment, ...more } }), role, logger, ending),
-      ending.soft,
-    );
+    keepAlive(async () => {
+      try {
+        // It throws where there is no memory for another process.
+        await runChild(fork(script, [mark], { env: { ...environment, ...more } }), role, logger, ending);
+      } catch (error) {
+        logger.error({ child: role, err: error }, `${role} cannot be started`);
+      }
+    }, ending.soft);
   const workers = ports.map((port) => keep('worker', scripts.worker, { WORKER_METRICS_PORT: port }));
   await Promise.all([keep('api', scripts.api), ...workers]);
   await redis?.stop();
@@ -182,7 +186,7 @@ async function keepAlive(live: () => Promise<void>, ending: AbortSignal): Promis
   }
 }
 
-/** One life of a child: resolves when it is gone. Ends it when asked to. */
+/** One life of a child: resolves when it is gone. Ends it when asked to. Throws the system's error where it cannot begin. */
 async function runChild(child: ChildProcess, role: string, logger: Logger, ending: Ending): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const kill = (): boolean => child.kill('SIGKILL');
@@ -204,7 +208,7 @@ async function runChild(child: ChildProcess, role: string, logger: Logger, endin
     else logger.error({ child: role, childPid: child.pid, exitCode, signal }, `${role} died: it is started again`);
   } catch (error) {
     kill();
-    logger.error({ child: role, err: error }, `${role} cannot be started`);
+    throw error;
   } finally {
     clearTimeout(timer);
     ending.soft.removeEventListener('abort', end);

@@ -185,6 +185,18 @@ test('a child that dies at its start again and again is started again after paus
   assert.equal((await service.ended).code, 0);
 });
 
+test('where the system refuses a new process, it is asked again and again', async () => {
+  const service = startService(newFolder(), { FIXTURE: 'no-children', WORKERS: '0', REDIS_URL: 'redis://127.0.0.1:1' });
+  const refused = new Set<unknown>();
+  while (refused.size < 2) {
+    refused.add(
+      await service.line(({ msg, time }) => (msg === 'api cannot be started' && !refused.has(time) ? time : undefined)),
+    );
+  }
+  service.process.kill('SIGTERM');
+  assert.equal((await service.ended).code, 0);
+});
+
 test('a child that ends by a bug is replaced after it printed its stack', async () => {
   const service = startService(newFolder(), { FIXTURE: 'bug', WORKERS: '0' });
   const dead = new Set<unknown>();
