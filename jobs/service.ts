@@ -25,8 +25,9 @@ import { readJobs } from './view.ts';
 import { WakeUpSender, type Change } from './wake-ups.ts';
 import { beat } from './workers.ts';
 
-/** How often a call is tried anew whose job changed meanwhile. */
-const TURNS_MAX = 10;
+/** How often a call is tried anew whose job changed meanwhile; each time later, by up to so much, as others try too. */
+const TURNS_MAX = 20;
+const TURN_MS = 20;
 
 /** A worker that is not heard of has no lease any more after this. */
 const LEAVING_MS_MAX = LEASE_MS + 1000;
@@ -275,6 +276,7 @@ class RedisJobService {
           this.#told(id, 'state');
           return this.#read(id);
         }
+        await sleep(Math.random() * TURN_MS * turns);
       }
       throw new Problem('conflict', 'the job is being changed again and again by others; try again');
     });

@@ -3,7 +3,9 @@ import { after, before, test } from 'node:test';
 import type { FastifyInstance, LightMyRequestResponse } from 'fastify';
 import { pino } from 'pino';
 import { createJobService, type JobService } from '../jobs/service.ts';
+import { ChainStore } from '../jobs/store.ts';
 import { buildApp } from '../src/app.ts';
+import { connectRedis } from '../src/redis.ts';
 import type { Job } from '../src/schemas.ts';
 import { noLimiter, openConfig } from './helpers/app.ts';
 import { unknownId } from './helpers/fake-service.ts';
@@ -174,6 +176,24 @@ test('an active job cannot be deleted, one that is not paused is shown as it is,
   ] as const) {
     assert.equal((await api(0).inject({ method, url: `/jobs/${unknownId}${path}` })).statusCode, 404);
   }
+});
+
+test('of many changes of one job at once, on every API, each is made', async (t) => {
+  const { id } = (await post(0, { source })).json<Job>();
+  const answers = await Promise.all(
+    Array.from({ length: 60 }, (_, index) =>
+      api(index % 2 === 0 ? 0 : 1).inject({
+        method: 'PATCH',
+        url: `/jobs/${id}`,
+        payload: { headers: { [`x-${index}`]: 'set' } },
+      }),
+    ),
+  );
+  for (const { statusCode, body } of answers) assert.equal(statusCode, 200, body);
+  const client = connectRedis(redis.url, { patient: true });
+  t.after(() => client.disconnect());
+  const order = await new ChainStore(client).order(id);
+  assert.equal(Object.keys(order?.spec.headers ?? {}).length, 60);
 });
 
 test('a job without failures has an empty list of them, in every form', async () => {
