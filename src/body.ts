@@ -28,6 +28,11 @@ export class Body {
     this.#opener = opener;
   }
 
+  /** Whether what comes now goes to the writer, and nothing of it is kept here. */
+  get isWritten(): boolean {
+    return this.#writer !== null;
+  }
+
   /** Takes the next bytes; the chunk is kept as it is. Throws FetchError (`too_large`, the writer's); then `abort`. */
   take(chunk: Uint8Array): void {
     this.bytes += chunk.length;

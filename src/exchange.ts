@@ -15,6 +15,7 @@ import { Decoder, contentCodings, type DecoderOutput } from './decode.ts';
 import { FetchError } from './errors.ts';
 import type { Answer, Exchange, Fetcher, FetchHandler, FetchRequest } from './fetch-file.ts';
 import type { Connection, HttpAgent } from './http.ts';
+import { free } from './memory.ts';
 
 // What is thrown away to keep a connection rather than open a new one.
 const drainBytesMax = 65_536;
@@ -134,6 +135,7 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
       if (this.#receivedBytes > drainBytesMax) this.#cut(this.#verdict);
     } else if (this.#decoder === null) {
       this.data(chunk);
+      if (this.#body.isWritten) free(chunk);
     } else if (!this.#decoder.write(chunk)) {
       this.#controller?.pause();
       this.#phase = 'own';

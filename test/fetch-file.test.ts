@@ -39,7 +39,7 @@ class MemoryWriter implements BodyWriter {
   chunks: Uint8Array[] = [];
   state: 'open' | 'finished' | 'aborted' = 'open';
   write(chunk: Uint8Array): void {
-    this.chunks.push(chunk);
+    this.chunks.push(new Uint8Array(chunk));
   }
   finish(): void {
     this.state = 'finished';
@@ -491,6 +491,25 @@ test('a body over memoryBytes goes to the writer, one of just that size does not
   assert.equal(Buffer.concat(writer.chunks).toString(), whole());
   assert.equal(text(await get(file, { memoryBytes: 100 }, () => assert.fail('opened'))), whole());
   assertError(await fail(file, { memoryBytes: 99 }), 'too_large', false);
+});
+
+test('the pieces of a large body are freed as soon as they are written', async () => {
+  const pieces: { piece: Uint8Array; length: number }[] = [];
+  class KeepingWriter extends MemoryWriter {
+    override write(piece: Uint8Array): void {
+      super.write(piece);
+      pieces.push({ piece, length: piece.length });
+    }
+  }
+  const body = randomBytes(4_000_000);
+  for (const framing of ['length', 'chunked'] as const) {
+    const writer = new KeepingWriter();
+    await withFault(file, { body, framing }, () => get(file, { memoryBytes: 1000 }, () => writer));
+    assert.deepEqual(Buffer.concat(writer.chunks), body);
+    // Where something else lies in the same memory, as the head of the answer or the frames of chunks, it stays.
+    const left = pieces.splice(0).reduce((sum, { piece }) => sum + piece.length, 0);
+    assert.ok(framing === 'chunked' || left < 100_000, `${left} bytes are still there`);
+  }
 });
 
 test('a body that comes in crumbs is put together, in memory and in the writer', async () => {

@@ -15,7 +15,7 @@ export interface SinkContext {
 
 /** Takes the bytes of one large body in order. After `finish` the file is whole and there; after `abort` nothing is. */
 export interface BodyWriter {
-  /** Throws FetchError (`sink`); `abort` must then be called. */
+  /** The chunk is not there any more when this has returned. Throws FetchError (`sink`); `abort` must then be called. */
   write(chunk: Uint8Array): void;
   /** Throws FetchError (`sink`, `name_conflict`); the file is then not there. */
   finish(): void;

@@ -1,6 +1,7 @@
 /** Writes the files of one attempt at one page into one shard and its index. */
 import { createHash, hash, randomUUID } from 'node:crypto';
-import { createReadStream, openSync, renameSync } from 'node:fs';
+import { openSync, renameSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { FetchError } from '../../errors.ts';
 import type { BodyWriter, FileUrl, PageWriter } from '../index.ts';
 import { removeQuietly, storeError, syncFolder, TemporaryWriter, type Temporary } from '../temporary.ts';
@@ -206,10 +207,12 @@ export class ShardWriter implements PageWriter {
     if (member.body !== null) return this.#add(member, member.body);
     this.#shard?.flush();
     const shard = this.#begin(member, 0);
+    await using file = await open(member.path);
     let left = member.sizeBytes;
-    for await (const piece of createReadStream(member.path, { highWaterMark: BLOCK_BYTES }) as AsyncIterable<Buffer>) {
-      left -= piece.length;
-      shard.write(piece);
+    for (let read = -1; read !== 0; left -= read) {
+      shard.room(1);
+      read = (await file.read(shard.buffer, shard.used, BLOCK_BYTES - shard.used)).bytesRead;
+      shard.used += read;
       await shard.written();
     }
     if (left !== 0) throw new FetchError('sink', 'a temporary file was changed', { retryable: true });
