@@ -55,6 +55,16 @@ test('what is not JSON is refused', () => {
   }
 });
 
+test('what a text breaks off in says nothing about the next', () => {
+  const json = new JsonText();
+  for (const broken of ['{"a', '[{"a', '"\\', '[1,\n']) {
+    assert.throws(() => json.whole(Buffer.from(broken)), notJson);
+    for (const text of ['"x"', '["x"]', '{"x":"y"}', ' 1']) {
+      assert.equal(Buffer.from(json.whole(Buffer.from(text))).toString(), text);
+    }
+  }
+});
+
 test('line breaks and the indentation after them go, a byte order mark goes', () => {
   assert.equal(line('{\r\n  "a b": [\n\t1.0,\r 2 \n]\n}\n', [2, 3, 4, 14, 15]), '{"a b": [1.0,2 ]}');
   assert.equal(line('\ufeff{"a":1}', [1]), '{"a":1}');

@@ -106,6 +106,7 @@ export class JsonText {
   whole(text: Uint8Array): Uint8Array {
     this.#state = start;
     this.#depth = 0;
+    this.#isKey = false;
     this.#dropping = false;
     if (!isUtf8(text)) throw notJson('it is not UTF-8');
     const line = this.#line(text);
