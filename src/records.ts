@@ -63,17 +63,19 @@ export function markBytes(head: Buffer): number {
   return head[0] === 0xef && head[1] === 0xbb && head[2] === 0xbf ? 3 : 0;
 }
 
-/** How many records there are that are not blank, the header of a CSV not counted. `chunks` are of any size. */
+/** How many records there are that are not blank; neither a mark nor the header of a CSV is one. `chunks` are of any size. */
 export async function countRecords(chunks: AsyncIterable<Buffer>, format: ListFormat): Promise<number> {
   let count = format === 'csv' ? -1 : 0;
   let rest: Buffer = Buffer.alloc(0);
+  let isBegin = true;
   const take = (bytes: Buffer, last: boolean): void => {
-    let start = 0;
-    for (let end = recordEnd(bytes, 0, format, last); end !== null && start < bytes.length;) {
+    let start = isBegin ? markBytes(bytes) : 0;
+    for (let end = recordEnd(bytes, start, format, last); end !== null && start < bytes.length;) {
       if (!isBlank(bytes, start, end)) count += 1;
       start = end;
       end = recordEnd(bytes, start, format, last);
     }
+    isBegin &&= start === 0;
     rest = bytes.subarray(start);
   };
   for await (const chunk of chunks) take(rest.length === 0 ? chunk : Buffer.concat([rest, chunk]), false);

@@ -198,10 +198,11 @@ test('records are counted as they are read, however the bytes come', async () =>
   await fc.assert(
     fc.asyncProperty(
       text,
+      fc.constantFrom('', '\uFEFF'),
       fc.constantFrom('text', 'csv', 'ndjson'),
       fc.integer({ min: 1, max: 9 }),
-      async (text, format, size) => {
-        const bytes = Buffer.from(`${format === 'csv' ? 'url\n' : ''}${text}`);
+      async (text, mark, format, size) => {
+        const bytes = Buffer.from(`${mark}${format === 'csv' ? 'url\n' : ''}${text}`);
         const chunks = Array.from({ length: Math.ceil(bytes.length / size) }, (_, index) =>
           bytes.subarray(index * size, (index + 1) * size),
         );
