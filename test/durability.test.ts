@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import type { SinkSpec } from '../src/sinks/index.ts';
@@ -10,17 +10,21 @@ import { temporaryFolder } from './helpers/folders.ts';
 const storePage = fileURLToPath(new URL('fixtures/store-page.ts', import.meta.url));
 const skip = spawnSync('strace', ['-V']).status === 0 ? false : 'strace is not there';
 
-/** What a page's storing asks the kernel to bring to the disk: paths below the sink, in order. */
+const sinkPath = 'outer/sink';
+/** Those that lead to the sink, and it: they are synced when it is opened. */
+const way = ['../..', '..', '', '.gigafetch'];
+
+/** What a page's storing asks the kernel to bring to the disk: paths from the sink on, in order. */
 function synced(sink: Omit<SinkSpec, 'path'> & { manifest?: boolean }): string[] {
   const dataDir = temporaryFolder();
   mkdirSync(dataDir, { recursive: true });
   const trace = join(temporaryFolder(), 'trace');
   const context = { dataDir, jobId: 'job', workerId: 'worker' };
-  const command = [process.execPath, storePage, JSON.stringify({ ...sink, path: 'sink' }), JSON.stringify(context)];
+  const command = [process.execPath, storePage, JSON.stringify({ ...sink, path: sinkPath }), JSON.stringify(context)];
   // -y writes the path of each descriptor.
   execFileSync('strace', ['-f', '-y', '-e', 'trace=fsync,fdatasync', '-o', trace, ...command]);
   const calls = readFileSync(trace, 'utf8').matchAll(/(?:fsync|fdatasync)\(\d+<([^>]*)>/g);
-  return [...calls].map(([, path = '']) => path.slice(join(dataDir, 'sink').length + 1));
+  return [...calls].map(([, path = '']) => relative(join(dataDir, sinkPath), path));
 }
 
 const shards = { shardBytes: 1_048_576, compression: 'none' } as const;
@@ -39,6 +43,7 @@ for (const sink of sinks) {
 
 test('with durability "power" each file is on the disk before it has its name, and then its folders', { skip }, () => {
   const paths = synced({ type: 'directory', durability: 'power' });
+  assert.deepEqual(paths.splice(0, way.length), way);
   const [files, folders] = [paths.slice(0, 21), paths.slice(21)];
   assert.ok(files.every((path) => path.startsWith('.gigafetch/tmp/')));
   assert.deepEqual(new Set(folders), new Set(['', '0', '1']));
@@ -47,7 +52,7 @@ test('with durability "power" each file is on the disk before it has its name, a
 test('with durability "power" a manifest is synced too, and the folders it goes to', { skip }, () => {
   const paths = synced({ type: 'directory', durability: 'power', manifest: true });
   const own = '.gigafetch/manifests';
-  assert.deepEqual(paths.slice(0, 3), ['', '.gigafetch', own]);
+  assert.deepEqual(paths.slice(0, 5), [...way, own]);
   assert.equal(paths.filter((path) => path.startsWith('.gigafetch/tmp/')).length, 22);
   assert.deepEqual(paths.slice(-2), [`${own}/made`, `${own}/job`]);
 });
@@ -58,6 +63,7 @@ for (const sink of sinks.slice(2)) {
     { skip },
     () => {
       const paths = synced({ ...sink, durability: 'power' });
+      assert.deepEqual(paths.splice(0, way.length), way);
       assert.equal(paths.filter((path) => path.startsWith('.gigafetch/tmp/')).length, 2);
       assert.deepEqual(paths.slice(-2), ['.gigafetch/shards', '']);
     },

@@ -9,7 +9,7 @@ import { privateFolder } from '../names.ts';
 import { closed, type Filled } from '../schema-parts.ts';
 import { folderOf, type Folders } from './folders.ts';
 import type { BodyWriter, Found, PageWriter, Sink, SinkContext } from './index.ts';
-import { Manifests, ManifestWriter } from './manifest.ts';
+import { Manifests, manifestsFolder, ManifestWriter } from './manifest.ts';
 import { Notes } from './notes.ts';
 import { DurabilitySchema, PathSchema } from './sink-fields.ts';
 import { StoredFiles } from './stored-files.ts';
@@ -51,7 +51,8 @@ export const directory = {
       const temporary = new Temporary(spec.path, context);
       const startMs = await begin(temporary, context.jobId);
       const sync = spec.durability === 'power';
-      const manifests = spec.manifest === true ? await Manifests.open(temporary, context.jobId, sync) : undefined;
+      const manifests = spec.manifest === true ? new Manifests(temporary, context.jobId, sync) : undefined;
+      if (sync) await temporary.syncFolders([privateFolder, ...(manifests === undefined ? [] : [manifestsFolder])]);
       return new DirectorySink(temporary, startMs, sync, manifests);
     } catch (error) {
       throw openError(spec.path, error);

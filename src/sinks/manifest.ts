@@ -23,7 +23,7 @@ export interface ManifestLine {
   readonly listed?: number;
 }
 
-const manifestsFolder = `${privateFolder}/manifests`;
+export const manifestsFolder = `${privateFolder}/manifests`;
 const madeFolder = `${manifestsFolder}/made`;
 const READ_AT_ONCE = 16;
 const nowhere: FileUrl = { origin: '', path: '' };
@@ -45,20 +45,13 @@ export class Manifests implements Publisher {
   readonly sync: boolean;
   readonly #folder: string;
 
-  private constructor(temporary: Temporary, jobId: string, sync: boolean) {
+  /** `sync`: what is published survives a loss of power. Throws FetchError, and the system's errors. */
+  constructor(temporary: Temporary, jobId: string, sync: boolean) {
     this.temporary = temporary;
     this.sync = sync;
     this.#folder = manifestFolder(jobId);
     temporary.folders.enter(this.#folder, true);
     this.made = new MadeFiles(temporary, madeFolder, jobId);
-  }
-
-  /** `sync`: what is published survives a loss of power. Throws FetchError, and the system's errors. */
-  static async open(temporary: Temporary, jobId: string, sync: boolean): Promise<Manifests> {
-    const manifests = new Manifests(temporary, jobId, sync);
-    const { root } = temporary.folders;
-    if (sync) for (const folder of ['', privateFolder, manifestsFolder]) await syncFolder(root + folder);
-    return manifests;
   }
 
   async publish(seq: number, nonce: string): Promise<boolean> {

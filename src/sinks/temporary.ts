@@ -1,6 +1,7 @@
 /** What sinks on disk share: their root, the temporary files in it, and what the system's errors mean. */
 import { closeSync, fdatasyncSync, readdirSync, realpathSync, rmdirSync, rmSync, unlinkSync, writeSync } from 'node:fs';
 import { open } from 'node:fs/promises';
+import { join } from 'node:path';
 import { getSystemErrorMessage } from 'node:util';
 import { FetchError, systemCode } from '../errors.ts';
 import { checkName, privateFolder } from '../names.ts';
@@ -16,12 +17,16 @@ const temporaryFolders = `${privateFolder}/tmp`;
 export class Temporary {
   /** Below the root of the sink. */
   readonly folders: Folders;
+  readonly #dataDir: string;
+  readonly #path: string;
   readonly #folder: string;
   readonly #workerId: string;
 
   /** Makes the sink's folder below DATA_DIR, and this one in it. Throws FetchError (`sink`), and the system's errors. */
   constructor(path: string, { dataDir, workerId }: SinkContext) {
     this.folders = openRoot(path, dataDir);
+    this.#dataDir = dataDir;
+    this.#path = path;
     this.#folder = `${temporaryFolders}/${workerId}`;
     this.#workerId = workerId;
     this.folders.enter(this.#folder, true);
@@ -42,6 +47,17 @@ export class Temporary {
       this.folders.enter(this.#folder, true);
       return action();
     }
+  }
+
+  /**
+   * The sink's folder, all that lead to it from DATA_DIR on, and its own folders `below` (each made before, the outer ones
+   * first) then survive a loss of power. Throws the system's errors.
+   */
+  async syncFolders(below: readonly string[]): Promise<void> {
+    const parts = this.#path.split('/');
+    const outer = parts.map((_, depth) => join(this.#dataDir, ...parts.slice(0, depth)));
+    const own = ['', ...below].map((folder) => this.folders.root + folder);
+    for (const folder of [...outer, ...own]) await syncFolder(folder);
   }
 
   /** Removes what workers that are not among `alive` left. Never throws. */

@@ -31,7 +31,10 @@ export const formats = {
 export const shards = {
   async open(spec: ShardSinkSpec, context: SinkContext): Promise<ShardSink> {
     try {
-      return new DiskShards(new Temporary(spec.path, context), spec, context.jobId);
+      const temporary = new Temporary(spec.path, context);
+      const sink = new DiskShards(temporary, spec, context.jobId);
+      if (spec.durability === 'power') await temporary.syncFolders([privateFolder]);
+      return sink;
     } catch (error) {
       throw openError(spec.path, error);
     }
