@@ -220,10 +220,12 @@ async function unpack(body: Readable, path: string, bytesMax: number): Promise<n
 
 const signatureBytes = 4;
 
-/** Packed or not is told by the first bytes (RFC 1952 section 2.3.1, RFC 8878 section 3.1.1): no text begins so. */
+/** Packed or not is told by the first bytes (RFC 1952 section 2.3.1, RFC 8878 sections 3.1.1 and 3.1.2): no text begins so. */
 function codingOf(head: Buffer): 'gzip' | 'zstd' | null {
   if (head.readUInt16BE(0) === 0x1f8b) return 'gzip';
-  return head.readUInt32LE(0) === 0xfd2fb528 ? 'zstd' : null;
+  const magic = head.readUInt32LE(0);
+  // pzstd begins with a frame that is to be skipped.
+  return magic === 0xfd2fb528 || magic >>> 4 === 0x184d2a5 ? 'zstd' : null;
 }
 
 async function* plain(body: Readable): AsyncGenerator<Buffer> {
