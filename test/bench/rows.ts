@@ -83,6 +83,7 @@ const serviceRows: readonly ServiceRow[] = [
   service('ndjson', 'gigafetch, ndjson sink', { type: 'ndjson' }),
   service('directory-power', 'gigafetch, directory sink, synced to disk', { type: 'directory', durability: 'power' }),
   service('tar-power', 'gigafetch, tar sink, synced to disk', { type: 'tar', durability: 'power' }),
+  service('ndjson-power', 'gigafetch, ndjson sink, synced to disk', { type: 'ndjson', durability: 'power' }),
   service(
     'killed',
     'gigafetch, directory sink, a worker killed every 3 s',
