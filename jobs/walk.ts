@@ -19,6 +19,8 @@ const SHARD_NAMES_MAX = 262_144;
 const SHARD_SECONDS = 30;
 const SHARD_RUN_MS_MAX = 3000;
 const FIRST_SHARD_NAMES = 16_384;
+/** Of files whose size nothing tells: rather a shard that is too small than one that is many times too large. */
+const GUESSED_SHARD_NAMES = 1000;
 const TYPICAL_FILE_BYTES = 2048;
 
 type Items = SourcePage['items'];
@@ -55,7 +57,8 @@ export function shardRun(
   { meanBytes, filesPerSecond }: { meanBytes: number | null; filesPerSecond: number | null },
 ): RunSize {
   const names = Math.min(SHARD_NAMES_MAX, filesPerSecond === null ? FIRST_SHARD_NAMES : filesPerSecond * SHARD_SECONDS);
-  const typical = bytesOf(meanBytes ?? TYPICAL_FILE_BYTES);
+  const guess = Math.max(bytesOf(TYPICAL_FILE_BYTES), Math.ceil(shardBytes / GUESSED_SHARD_NAMES));
+  const typical = meanBytes === null ? guess : bytesOf(meanBytes);
   return {
     isEnough: (items, _firstPage, ms) => {
       if (items.length >= names || ms > SHARD_RUN_MS_MAX) return true;

@@ -679,6 +679,13 @@ test('a run for a shard is listed until it is full by listed sizes, by the mean 
     shardRun(shards, known).isEnough(items, 1, 0);
   const unknown = { meanBytes: null, filesPerSecond: null };
   assert.deepEqual([enough(unknown, filesOf(9, 9000)), enough(unknown, filesOf(10, 9000))], [false, true]);
+  const guessed = shardRun({ ...shards, shardBytes: 67_108_864 }, unknown);
+  assert.deepEqual(
+    [999, 1000].map((count) => guessed.isEnough(filesOf(count, null), 1, 0)),
+    [false, true],
+    'they may be large ones',
+  );
+  assert.equal(guessed.isEnough(filesOf(1000, 9000), 1, 0), false, 'what is listed is not guessed');
   const mean = { meanBytes: 1000, filesPerSecond: null };
   assert.deepEqual([enough(mean, filesOf(49, null)), enough(mean, filesOf(50, null))], [false, true]);
   const slow = { meanBytes: 1000, filesPerSecond: 1 };
