@@ -250,7 +250,11 @@ async function* plain(body: Readable): AsyncGenerator<Buffer> {
     yield* connect(whole(), decoderFor(coding), () => {}) as AsyncIterable<Buffer>;
   } catch (error) {
     if (!isDamage(error)) throw error;
-    throw new FetchError('decode', `the list is damaged ${coding}: ${error.message}`, { cause: error });
+    const why =
+      systemCode(error) === 'ZSTD_error_frameParameter_windowTooLarge'
+        ? 'has a window of more than 8 MiB: pack it without --long and --ultra'
+        : `is damaged ${coding}: ${error.message}`;
+    throw new FetchError('decode', `the list ${why}`, { cause: error });
   }
 }
 

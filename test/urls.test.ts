@@ -3,7 +3,7 @@ import { readdirSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { Readable } from 'node:stream';
 import { test } from 'node:test';
-import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { constants, gzipSync, zstdCompressSync } from 'node:zlib';
 import * as fc from 'fast-check';
 import { countRecords, type ListFormat } from '../src/records.ts';
 import { sources, type BadItem, type SourceFile } from '../src/sources/index.ts';
@@ -374,6 +374,12 @@ test('a packed upload comes apart in pieces of any size', async () => {
     const upload = await files.receive(Readable.from([...packed].map((byte) => Buffer.from([byte]))), 'text');
     assert.deepEqual({ ...upload, id: '' }, { id: '', format: 'text', bytes: 24, urls: 2 });
   }
+});
+
+test('a list that takes more memory to unpack than one has to lend is refused, with the remedy', async () => {
+  const packed = zstdCompressSync(Buffer.alloc(9_000_000), { params: { [constants.ZSTD_c_windowLog]: 24 } });
+  const refused = failsWith('decode', /window of more than 8 MiB: pack it without --long and --ultra/);
+  await assert.rejects(urlFiles().receive(Readable.from([packed]), 'text'), refused);
 });
 
 test('an upload goes after a day without use; a job keeps what it took, and takes it along', async () => {
