@@ -346,7 +346,9 @@ function* setbacks({ watch, evidence, running }: Ended): Iterable<string> {
     const little = field === 'bytesDownloaded' || from - to <= inWork;
     const pausedBefore = watch.states.some(({ job, atMs }) => job.state === 'paused' && atMs <= after.atMs);
     const givenBack = pausedBefore || starved(evidence) > 0 || allowedBy(evidence, 'again', after.atMs);
-    if (!firm && little && givenBack) continue;
+    // A shard or a manifest that cannot be finished fails all its files, at its end.
+    const failed = running.plan.manifest && allowedBy(evidence, 'sink', after.atMs);
+    if (!firm && little && (givenBack || failed)) continue;
     yield `${field} went back from ${from} to ${to} after ${after.atMs} ms`;
   }
 }
