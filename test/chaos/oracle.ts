@@ -404,16 +404,14 @@ function* requests({ running, job, evidence, allows }: Ended): Iterable<string> 
   }
   const doubles = plan.odd.length;
   const broken = evidence.injected.filter((fault) => fault.allows.again).length + starved(evidence);
-  // What is in flight when its worker dies, or is not heard of, is fetched again: each file at most once a fault.
+  // What is in flight when its worker dies, or is not heard of, is fetched again: each file at most once a fault. A shard is
+  // begun from nothing, and may hold all files.
+  const inWork = plan.sink === 'directory' ? plan.concurrency : expected.length;
   const most =
-    job.progress.requestsRetried +
-    doubles * 12 +
-    broken * plan.concurrency +
-    running.retried * job.progress.filesFailed;
+    job.progress.requestsRetried + doubles * 12 + broken * inWork + running.retried * job.progress.filesFailed;
   evidence.notes.push(`${again} of at most ${most} requests again`);
   // A page that is begun again asks again for what could not be stored.
-  // A shard is begun from nothing.
-  if (again > most && !allows('answers') && !allows('sink') && plan.sink === 'directory')
+  if (again > most && !allows('answers') && !allows('sink'))
     yield `made ${again} requests again, at most ${most} were in flight`;
 }
 
