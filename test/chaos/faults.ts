@@ -1,5 +1,5 @@
 /** Everything that a round of chaos may do to the service. */
-import { existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { failpoints, type FailpointName } from '../../src/failpoint.ts';
@@ -48,6 +48,7 @@ export type Undo = () => Promise<void> | void;
 
 const NOTHING: Undo = () => {};
 const INSTANT = [0, 0] as const;
+const everyRole: readonly Role[] = ['supervisor', 'worker', 'api', 'redis'];
 const workerScript = fileURLToPath(new URL('../../src/worker.ts', import.meta.url));
 const FAKETIME = ['/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1', '/usr/lib/faketime/libfaketime.so.1'];
 
@@ -114,6 +115,19 @@ function stop(role: Role, weight: number, lastsMs: Fault['lastsMs'], more: Parti
     },
   };
 }
+
+/** Stops all processes at once, for longer than any lock lasts. */
+const stopAll: Fault = {
+  weight: 2,
+  lastsMs: [3500, 5000],
+  allows: { again: true, redis: true },
+  exclusive: true,
+  inject: async ({ service }) => {
+    const pids = everyRole.flatMap((role) => service.pids(role));
+    for (const pid of pids) signalProcess(pid, 'SIGSTOP');
+    return () => pids.forEach((pid) => signalProcess(pid, 'SIGCONT'));
+  },
+};
 
 /** A process sends itself the signal between two steps of the protocol. */
 function at(name: FailpointName, signal: 'SIGKILL' | 'SIGSTOP'): Fault {
@@ -185,20 +199,45 @@ const rollback: Fault = {
   },
 };
 
+/** Closes all connections of the Redis behind this socket. Resolves with false where that could not be done. */
+async function cutAll(socket: string): Promise<boolean> {
+  const redis = connectRedis(socket, { patient: false });
+  try {
+    await redis.call('CLIENT', 'KILL', 'SKIPME', 'yes');
+    return true;
+  } catch {
+    return false;
+  } finally {
+    redis.disconnect();
+  }
+}
+
 const cutConnections: Fault = {
   weight: 3,
   lastsMs: INSTANT,
   allows: { again: true, redis: true },
+  inject: async ({ redisDir }) => ((await cutAll(join(redisDir, 'redis.sock'))) ? NOTHING : null),
+};
+
+/** Redis runs, but nobody reaches it: its socket is elsewhere, its connections are closed. */
+const hideRedis: Fault = {
+  weight: 1,
+  lastsMs: [30_000, 30_000],
+  allows: { again: true, redis: true },
+  // Whoever starts the service would look for Redis in vain.
+  exclusive: true,
   inject: async ({ redisDir }) => {
-    const redis = connectRedis(join(redisDir, 'redis.sock'), { patient: false });
-    try {
-      await redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
-    } catch {
-      return null;
-    } finally {
-      redis.disconnect();
-    }
-    return NOTHING;
+    const socket = join(redisDir, 'redis.sock');
+    const hidden = `${socket}.hidden`;
+    if (!existsSync(socket)) return null;
+    renameSync(socket, hidden);
+    const undo = (): void => {
+      // One that was killed meanwhile has made itself another.
+      if (!existsSync(socket)) renameSync(hidden, socket);
+    };
+    if (await cutAll(hidden)) return undo;
+    undo();
+    return null;
   },
 };
 
@@ -257,6 +296,8 @@ type Fixed =
   | `stop ${Role}`
   | 'stop worker long'
   | 'stop redis long'
+  | 'stop all'
+  | 'hide redis'
   | 'roll back redis'
   | 'cut connections'
   | 'fill disk'
@@ -283,7 +324,7 @@ const fixed: Record<Fixed, Fault> = {
       return NOTHING;
     },
   },
-  'kill all': killAndStart(['supervisor', 'worker', 'api', 'redis'], 5),
+  'kill all': killAndStart(everyRole, 5),
   'kill all but redis': killAndStart(['supervisor', 'worker', 'api'], 2),
   'stop worker': stop('worker', 6, [200, 4000]),
   'stop worker long': stop('worker', 1, [5500, 7000]),
@@ -291,6 +332,8 @@ const fixed: Record<Fixed, Fault> = {
   'stop redis': stop('redis', 4, [200, 4000]),
   'stop redis long': stop('redis', 1, [30_000, 30_000]),
   'stop supervisor': stop('supervisor', 1, [200, 3000], { exclusive: true }),
+  'stop all': stopAll,
+  'hide redis': hideRedis,
   'roll back redis': rollback,
   'cut connections': cutConnections,
   'fill disk': diskFull,
