@@ -168,6 +168,7 @@ async function fetchAndStore(
     attempt.stop.signal.throwIfAborted();
     failpoint('fetched');
     const { members } = (await writer.finish?.()) ?? { members: 0 };
+    failpoint('finished');
     attempt.stop.signal.throwIfAborted();
     return { files, isToPublish: members > 0 };
   } catch (error) {

@@ -14,6 +14,7 @@ export const failpoints = [
   'written',
   'stored',
   'fetched',
+  'finished',
   'committed',
   'sealed',
   'published',
