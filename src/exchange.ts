@@ -24,6 +24,11 @@ const clockLagMs = 50;
 
 const noHeaders: AnswerHeaders = {};
 
+/** Coded bytes may stand for nothing at all, without end: no honest coding doubles a body, but for the smallest. */
+function codedBytesMax(maxBytes: number): number {
+  return 2 * maxBytes + 65_536;
+}
+
 /** `own`: what is being waited for is this process itself, decoding. */
 type Phase = 'own' | 'connecting' | 'waiting' | 'body';
 
@@ -136,6 +141,8 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
     } else if (this.#decoder === null) {
       this.data(chunk);
       if (this.#body.isWritten) free(chunk);
+    } else if (this.#receivedBytes > codedBytesMax(this.#request.maxBytes)) {
+      this.#fail(tooLarge(codedBytesMax(this.#request.maxBytes)));
     } else if (!this.#decoder.write(chunk)) {
       this.#controller?.pause();
       this.#phase = 'own';

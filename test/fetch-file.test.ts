@@ -262,6 +262,15 @@ for (const [coding, encode] of Object.entries(bombs)) {
   });
 }
 
+test('a coded body without end that stands for nothing is cut', async () => {
+  const body = Buffer.concat(Array(500_000).fill(gzipSync('')));
+  await withFault('/get/9011.bin', { body, contentEncoding: 'gzip' }, async () => {
+    assertError(await fail('/get/9011.bin', { maxBytes: 1_000_000 }), 'too_large', false, /larger than 2065536 bytes/);
+    await server.abandoned('/get/9011.bin');
+    assert.equal(text(await get('/get/9011.bin', { maxBytes: 10_000_000 })), '');
+  });
+});
+
 async function collectGarbage(): Promise<void> {
   setFlagsFromString('--expose-gc');
   const collect = runInNewContext('gc') as (options: { execution: 'async' }) => Promise<void>;
