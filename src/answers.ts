@@ -97,6 +97,8 @@ const notHttp = new Set(['HTTPParserError', 'HeadersOverflowError', 'ResponseCon
 
 function describe(error: Error): string {
   if (notHttp.has(error.name)) return `the answer is not HTTP as it should be: ${error.message}`;
+  // What undici found impossible, such as a status below 100, it tells in terms of its code.
+  if (error.name === 'AssertionError') return 'the answer is not HTTP as it should be';
   // One for each address of the host, and no message of its own.
   if (error instanceof AggregateError) return error.errors.map((each: Error) => each.message).join('; ');
   return error.message === '' ? (systemCode(error) ?? error.name) : error.message;

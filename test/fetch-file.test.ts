@@ -718,6 +718,7 @@ test('connections that close after each answer leave nothing behind', async () =
 const malformed: [string, string][] = [
   ['something else', 'SSH-2.0-OpenSSH_9.2\r\n'],
   ['a length that is no number', 'HTTP/1.1 200 OK\r\ncontent-length: abc\r\n\r\n'],
+  ['a status that is none', 'HTTP/1.1 000 OK\r\ncontent-length: 0\r\n\r\n'],
   ['two lengths', 'HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab'],
   ['length and chunks', 'HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n'],
   ['bad chunks', 'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n'],
