@@ -38,6 +38,8 @@ export class Origin {
   readonly name: string;
   retry: Retry;
   inFlight = 0;
+  /** Those in flight that bring a large body: they may take hours, and tell nothing more until then. */
+  readonly streaming = new Set<Transfer>();
   /** Requests that wait until it may be asked again. */
   waiting: Transfer[] = [];
   #unanswered: Unanswered[] = [];
@@ -184,8 +186,8 @@ export class Origin {
   probe(nowMs: number, idle: boolean, make: (origin: string, path: string) => Transfer): Transfer | null {
     const suspected = this.#suspected || (idle && this.#unanswered.length > 0);
     if (!suspected || this.probing !== null || this.waitMs(nowMs) > 0) return null;
-    // What is in flight may tell, but a long download shall not keep a throttled origin's other files back.
-    if (this.inFlight > 0 && !this.#doubted) return null;
+    // What is in flight may tell, but a long download shall not keep all other files back.
+    if (this.inFlight > this.streaming.size && !this.#doubted) return null;
     this.dropAbandoned();
     const first = this.#unanswered[0]?.transfer ?? this.waiting[0];
     if (first === undefined) return null;

@@ -202,6 +202,7 @@ export class FileTransfer extends Transfer {
   }
 
   open(): BodyWriter {
+    this.owner.streams(this);
     const writer = this.#writer.open(this.#item.name, this.#from);
     return {
       write: (chunk) => writer.write(chunk),

@@ -146,6 +146,10 @@ export class Requests implements TransferOwner {
     this.#inFlight.get(transfer)?.answered(performance.now(), good ? transfer.path : null);
   }
 
+  streams(transfer: Transfer): void {
+    this.#inFlight.get(transfer)?.streaming.add(transfer);
+  }
+
   troubled(transfer: Transfer, error: FetchError, trouble: 'throttled' | 'silent'): void {
     this.#inFlight.get(transfer)?.[trouble](performance.now(), transfer, error);
   }
@@ -155,6 +159,7 @@ export class Requests implements TransferOwner {
     this.#inFlight.delete(transfer);
     if (origin !== undefined) {
       origin.inFlight -= 1;
+      origin.streaming.delete(transfer);
       origin.forget(transfer);
       // A list of URLs may lead to a million of them.
       if (this.#origins.size > ORIGINS_KEPT_MAX && origin.isForgettable(performance.now()))

@@ -29,6 +29,8 @@ export interface TransferOwner {
   again(transfer: Transfer, delayMs: number): void;
   /** The origin gave an answer that tells of no trouble; `good`: a whole body. */
   answered(transfer: Transfer, good: boolean): void;
+  /** The body has begun and is a large one. */
+  streams(transfer: Transfer): void;
   /** The origin is in trouble: it is decided there what becomes of the transfer. */
   troubled(transfer: Transfer, error: FetchError, trouble: 'throttled' | 'silent'): void;
 }

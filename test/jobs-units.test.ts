@@ -248,6 +248,7 @@ class Owner implements TransferOwner {
   }
 
   answered(): void {}
+  streams(): void {}
 
   /** As an origin that is well for all else. */
   troubled(transfer: Transfer, error: FetchError): void {

@@ -26,6 +26,7 @@ class Recorded extends Transfer {
       ended: () => {},
       again: () => this.fate.push('again'),
       answered: () => {},
+      streams: () => {},
       troubled: () => {},
     };
     super(owner, name, path, null);
@@ -74,6 +75,18 @@ test('after three requests in a row without an answer nothing is asked but one p
   const probe = one.probe(5, false, make);
   assert.equal(probe?.path, '/good');
   assert.equal(one.probe(6, true, make), null, 'one is enough');
+});
+
+test('a long download keeps nobody from being probed', () => {
+  const one = origin();
+  one.answered(0, '/good');
+  one.inFlight = 2;
+  const long = new Recorded('/long');
+  one.streaming.add(long);
+  for (const at of [1, 2, 3]) one.silent(at, new Recorded(), refused());
+  assert.equal(one.probe(4, false, make), null, 'the other one may tell');
+  one.inFlight = 1;
+  assert.equal(one.probe(5, false, make)?.path, '/good');
 });
 
 test("where a probe is answered, the silence was the files' own fault", () => {

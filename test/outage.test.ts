@@ -89,6 +89,20 @@ test('a file that alone gets no answer spends its attempts and fails, and the re
   assert.deepEqual(told.sort(), ['399.bin timeout 3', '42.bin connection 3', '43.bin http_status 3']);
 });
 
+test('files without an answer wait for no long download of the same origin', async (t) => {
+  const server = await fileServer(t, { files: { long: 'x'.repeat(200_000), a: '', b: '', c: '' } });
+  server.fault('/get/long', { cut: { after: 150_000, by: 'silence' } });
+  server.fault(/^\/get\/[abc]$/, { cut: { after: 'start', by: 'reset' } });
+  const { id } = await service.post({
+    ...order(server, 'long'),
+    limits: { timeoutMs: 10_000, minBytesPerSecond: 0 },
+  });
+  const told = service.until(id, ({ progress }) => progress.filesFailed === 3).then(() => 'all told');
+  assert.equal(await Promise.race([told, server.abandoned('/get/long').then(() => 'the download ended')]), 'all told');
+  assert.equal((await fetch(`${service.url}/jobs/${id}/cancel`, { method: 'POST' })).status, 202);
+  await service.ended(id);
+});
+
 test('a file that alone stays throttled for maxOutageMs fails, and the job does not pause', async (t) => {
   const server = await fileServer(t, { files: 1_500, pageSize: 100, latencyMs: 50 });
   server.fault('/get/5.bin', { status: 503 });
