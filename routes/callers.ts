@@ -67,6 +67,7 @@ function checkOrigin({ method, headers: { origin } }: FastifyRequest, host: URL)
   if (origin === undefined || reading.test(method)) return;
   const page = URL.parse(origin);
   // A proxy may have taken TLS off: the scheme may differ, and with it the port that goes without saying.
-  const own = page !== null && page.host === URL.parse(`${page.protocol}//${host.host}`)?.host;
+  const own =
+    page !== null && /^https?:$/.test(page.protocol) && page.host === URL.parse(`${page.protocol}//${host.host}`)?.host;
   if (!own) throw new Problem('forbidden', 'a page of another origin may not change anything here');
 }

@@ -139,6 +139,7 @@ test('a page of a foreign origin can change nothing; one of the very host that i
     'http://127.0.0.1:3000',
     'x',
     'file://',
+    'app://localhost:3000',
   ];
   for (const origin of [...foreign, 'http://localhost:3000.evil.example', 'chrome-extension://localhost']) {
     assert.equal(await status('POST', origin), 403, origin);
@@ -146,6 +147,8 @@ test('a page of a foreign origin can change nothing; one of the very host that i
     assert.equal(await status('PATCH', origin), 403, origin);
     assert.equal(await status('GET', origin), 200, origin);
   }
+  // URLs of files have no host, and "localhost" counts as none there.
+  assert.equal(await status('POST', 'file://', 'localhost'), 403);
   for (const [origin, host] of [
     ['', 'localhost:3000'],
     ['http://localhost:3000', 'localhost:3000'],
