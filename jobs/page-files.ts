@@ -1,6 +1,7 @@
 import { FetchError } from '../src/errors.ts';
 import { SMALL_BODY_BYTES, type Answer } from '../src/fetch-file.ts';
 import type { Failure } from '../src/schemas.ts';
+import { withoutSecrets } from '../src/secrets.ts';
 import type { BodyWriter, FileUrl, PageWriter } from '../src/sinks/index.ts';
 import type { BadItem, SourceFile } from '../src/sources/index.ts';
 import { conditionOf, confirms, noteOf, subjectOf, type Condition } from '../src/validators.ts';
@@ -132,7 +133,7 @@ export class PageFiles {
       reason: error.reason,
       statusCode: error.statusCode,
       attempts,
-      message: error.message,
+      message: withoutSecrets(error.message, this.#owner.spec.headers),
       at: new Date().toISOString(),
     };
     const packed = packFailure(failure, refetch);

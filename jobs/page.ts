@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import { FetchError } from '../src/errors.ts';
 import { failpoint } from '../src/failpoint.ts';
 import { giveMemoryBackSoon, HUGE_PAGE_NAMES } from '../src/memory.ts';
+import { withoutSecrets } from '../src/secrets.ts';
 import { brokenSink } from '../src/sinks/index.ts';
 import type { GetListing, SourcePage } from '../src/sources/index.ts';
 import { attemptCounts, newAttempt, type Attempt, type StopReason } from './attempt.ts';
@@ -273,11 +274,11 @@ async function listingFailed(
 ): Promise<void> {
   // Its message may repeat what the server said, and that what it was sent: the job shows it, the log does not.
   logger.warn({ job: job.id, page: seq, reason: error.reason, statusCode: error.statusCode }, 'the listing failed');
-  const { reason, message, statusCode } = error;
+  const { reason, statusCode } = error;
   const [token] = tokens;
   const failed = await store.listFailed(job.id, seq, nonce, {
     reason,
-    message,
+    message: withoutSecrets(error.message, job.spec.headers),
     statusCode,
     token: typeof token === 'string' ? token : null,
     atFrontier: open,

@@ -403,6 +403,10 @@ test('what a job sends in its headers is nowhere but in its request and in one f
   files.fault('/get/4.bin', { cut: { after: 50, by: 'reset' } });
   files.fault('/get/5.bin', { status: 302, headers: { location: '/get/5.bin' } });
   files.fault('/get/6.bin', { cut: { after: 'start', by: 'reset' } });
+  // Servers that say back what they were sent.
+  files.fault('/get/7.bin', { status: 302, headers: { location: `/get/7.bin?${secret}` } });
+  files.fault(`/get/7.bin?${secret}`, { status: 302, headers: { location: `/get/7.bin?${secret}` } });
+  files.fault('/get/8.bin', { contentEncoding: secret });
   const service = new TestService({ REDIS_URL: redis.url, LOG_LEVEL: 'trace', WORKERS: '1' });
   t.after(() => service.stop());
   await service.start();
@@ -433,10 +437,10 @@ test('what a job sends in its headers is nowhere but in its request and in one f
   assert.equal(await order({ source: { type: 'listing', url: `http://u:${secret}@h/` } }), 400);
   const ended = await service.ended(id);
   assert.equal(ended.state, 'completed_with_failures');
-  assert.ok(ended.progress.filesFailed >= 3);
+  assert.equal(ended.progress.filesFailed, 6);
   assert.ok(files.requests.every(({ headers }) => headers['authorization'] === `Bearer ${secret}`));
   // A listing that cannot be read, so that there is an `error` too.
-  files.fault('/list?broken', { body: '<html>' });
+  files.fault('/list?broken', { body: `<html>${secret} ${'-'.repeat(45)} ${secret}` });
   const broken = await service.post({
     source: { type: 'listing', url: `${files.listUrl}?broken` },
     headers: { cookie: secret },
@@ -477,8 +481,10 @@ test('what a job sends in its headers is nowhere but in its request and in one f
   assert.equal(failed.status, 500);
   assert.equal(await service.stop(), 0);
   assert.match(service.output, /WRONGTYPE.*a request failed/);
-  assert.doesNotMatch(service.output, new RegExp(secret));
-  assert.doesNotMatch(said.join('\n'), new RegExp(secret));
+  // The last of what the broken listing says back is cut off.
+  const begin = new RegExp(secret.slice(0, 8));
+  assert.doesNotMatch(service.output, begin);
+  assert.doesNotMatch(said.join('\n'), begin);
 });
 
 test('a job cannot be led into STATE_DIR, by its path or by a link, and a worker refuses folders that are one', async (t) => {
