@@ -241,19 +241,21 @@ export class JobInWork {
   /** Whether an origin has been in trouble for longer than pages wait in hand. */
   #outlasted(): boolean {
     const now = performance.now();
-    return this.requests.origins.some((origin) => origin.troubleMs(now) >= WAIT_IN_HAND_MS);
+    return this.requests.ownOrigins.some((origin) => origin.troubleMs(now) >= WAIT_IN_HAND_MS);
   }
 
   #waitMs(): number {
     const now = performance.now();
-    const longest = Math.max(0, ...this.requests.origins.map((origin) => origin.waitMs(now)));
+    const longest = Math.max(0, ...this.requests.ownOrigins.map((origin) => origin.waitMs(now)));
     return Math.min(longest, COME_BACK_MS_MAX);
   }
 
   /** Gives pages back that wait for an origin, and pauses the job when that took too long. */
   async #checkOrigins(): Promise<void> {
     const now = performance.now();
-    if (this.requests.origins.some((origin) => origin.outageMs(now) >= this.spec.retry.maxOutageMs)) {
+    const outlasting = this.requests.origins.filter((origin) => origin.outageMs(now) >= this.spec.retry.maxOutageMs);
+    for (const origin of outlasting) if (origin.isStray) origin.giveUp();
+    if (outlasting.some(({ isStray }) => !isStray)) {
       await this.#parts.pause('outage', this.#epoch);
       this.requests.forgetOrigins();
       this.#stopAll('moved');

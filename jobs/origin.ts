@@ -42,6 +42,8 @@ export class Origin {
   readonly streaming = new Set<Transfer>();
   /** Requests that wait until it may be asked again. */
   waiting: Transfer[] = [];
+  /** Whether requests begin here, rather than being led here by redirects alone. */
+  isOwn = false;
   #unanswered: Unanswered[] = [];
   #inARow = 0;
   #silentSinceMs: number | null = null;
@@ -60,6 +62,7 @@ export class Origin {
   #troubledMs = 0;
   /** When any sign of trouble was seen last. */
   #signMs = 0;
+  #lastError: FetchError | null = null;
   #holdUntilMs = 0;
   #askedForUntilMs = 0;
   #window = Infinity;
@@ -82,6 +85,11 @@ export class Origin {
   /** A probe found it silent, and none has found it otherwise since. */
   get isDown(): boolean {
     return this.#probesFailed > 0;
+  }
+
+  /** Redirects alone lead here, and nothing ever came of it: its trouble is that of the files that are led here. */
+  get isStray(): boolean {
+    return !this.isOwn && this.#lastGood === null;
   }
 
   /** Requests that are kept here until it is well again. */
@@ -148,6 +156,7 @@ export class Origin {
     this.#heard();
     if (this.#isForgotten(nowMs)) this.#throttledSinceMs = null;
     this.#troubledMs = this.#signMs = nowMs;
+    this.#lastError = error;
     const { throttled } = transfer;
     const alone = throttled.times > 0 && this.#lastGoodMs > throttled.lastMs;
     if (throttled.times === 0) throttled.sinceMs = nowMs;
@@ -167,6 +176,7 @@ export class Origin {
   silent(nowMs: number, transfer: Transfer, error: FetchError): void {
     if (this.#isForgotten(nowMs)) this.#silentSinceMs = null;
     this.#signMs = nowMs;
+    this.#lastError = error;
     this.#inARow += 1;
     this.#silentSinceMs ??= nowMs;
     if (this.probing === transfer) {
@@ -197,6 +207,14 @@ export class Origin {
     // One that began elsewhere may not be led here again; if it is, it waits here as it is, and can be the probe then.
     if (first.origin === this.name) this.probing = first;
     return first;
+  }
+
+  /** Fails all that waits for it to be well again. */
+  giveUp(): void {
+    const error = this.#lastError;
+    if (error === null) return;
+    const given = [...this.#unanswered.splice(0).map(({ transfer }) => transfer), ...this.waiting.splice(0)];
+    for (const transfer of given) if (!transfer.abandoned) transfer.giveUp(error);
   }
 
   /** Forgets requests that nobody wants any more. */

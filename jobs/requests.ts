@@ -85,6 +85,11 @@ export class Requests implements TransferOwner {
     return [...this.#origins.values()];
   }
 
+  /** Those whose trouble is the job's; that of strays is their files' own. */
+  get ownOrigins(): Origin[] {
+    return this.origins.filter(({ isStray }) => !isStray);
+  }
+
   /** As it is known here; what is not known yet is assumed to be well. */
   origin(name: string): Origin {
     let origin = this.#origins.get(name);
@@ -234,6 +239,7 @@ export class Requests implements TransferOwner {
       if (transfer === null) return this.#probe(now, !crowded);
       if (transfer.abandoned) continue;
       const origin = this.origin(transfer.origin);
+      origin.isOwn ||= transfer.isAtHome;
       if (origin.mayAsk(now)) return transfer;
       crowded = origin.waiting.push(transfer) >= WAITING_MAX || crowded;
     }

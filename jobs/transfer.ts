@@ -137,6 +137,11 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
     this.repeat(retryDelayMs(retry, this.attempts - 1, error.retryAfterMs));
   }
 
+  /** Whether it is on the way to where it began, and not where redirects led it. */
+  get isAtHome(): boolean {
+    return this.origin === this.#firstOrigin;
+  }
+
   /** Fails, whatever attempts there are left. */
   giveUp(error: FetchError): void {
     this.fail(error);

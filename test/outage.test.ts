@@ -89,6 +89,28 @@ test('a file that alone gets no answer spends its attempts and fails, and the re
   assert.deepEqual(told.sort(), ['399.bin timeout 3', '42.bin connection 3', '43.bin http_status 3']);
 });
 
+test('files that are redirected to a dead origin fail after maxOutageMs, and the job does not pause', async (t) => {
+  const server = await fileServer(t, { files: 400, pageSize: 100 });
+  const dead = await fileServer(t, { files: 1 });
+  await dead.down();
+  server.fault(/^\/get\/[1-5]\.bin/, { status: 302, headers: { location: `${dead.origin}/away` } });
+  const { id } = await service.post(order(server, 'led-away', { maxOutageMs: 1_000 }));
+  const job = await service.ended(id);
+  assert.deepEqual([job.state, job.failures], ['completed_with_failures', { connection: 5 }]);
+  assert.equal(job.progress.filesDownloaded, 395);
+});
+
+test('an origin that all files are redirected to is waited for, and pauses the job', async (t) => {
+  const server = await fileServer(t, { files: 400, pageSize: 100 });
+  const store = await fileServer(t, { files: 400, latencyMs: 20 });
+  server.fault((path) => path.startsWith('/get/'), { status: 307, headers: { location: `${store.origin}/get/0.bin` } });
+  const { id } = await service.post(order(server, 'led-to-a-store', { maxOutageMs: 1_000 }));
+  await service.until(id, ({ progress }) => progress.filesDownloaded > 40);
+  await store.down();
+  const paused = await service.ended(id);
+  assert.deepEqual([paused.state, paused.pausedReason], ['paused', 'outage']);
+});
+
 test('files without an answer wait for no long download of the same origin', async (t) => {
   const server = await fileServer(t, { files: { long: 'x'.repeat(200_000), a: '', b: '', c: '' } });
   server.fault('/get/long', { cut: { after: 150_000, by: 'silence' } });
