@@ -4,6 +4,7 @@ import type { Socket } from 'node:net';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import { badRequest, Problem, problems, type ProblemKind } from '../src/errors.ts';
 import { ref } from '../src/schemas.ts';
+import { securityHeaders } from './callers.ts';
 import { fieldErrors } from './validation.ts';
 
 const mediaType = 'application/problem+json';
@@ -71,20 +72,27 @@ export function answerNotFound(request: FastifyRequest): never {
   );
 }
 
+/** What Node finds no request in, by its codes. */
+const broken: Record<string, { status: number; detail: string }> = {
+  HPE_HEADER_OVERFLOW: { status: 431, detail: 'the URL and the headers have more than 16 KiB' },
+  ERR_HTTP_REQUEST_TIMEOUT: { status: 408, detail: 'the request did not come whole in time' },
+};
+
 /** Answers bytes that are no HTTP request, or one with too large a head or too slow; then hangs up. */
 export function answerBrokenRequest(error: Error & { code?: string }, socket: Socket): void {
   if (!socket.writable || error.code === 'ECONNRESET') {
     socket.destroy();
     return;
   }
-  const status = error.code === 'HPE_HEADER_OVERFLOW' ? 431 : error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400;
+  const { status, detail } = broken[error.code ?? ''] ?? { status: 400, detail: 'this is no HTTP request' };
   const title = STATUS_CODES[status] ?? '';
-  const body = JSON.stringify({ type: 'about:blank', title, status, detail: 'this is not a whole HTTP request' });
+  const body = JSON.stringify({ type: 'about:blank', title, status, detail });
   const head = [
     `HTTP/1.1 ${status} ${title}`,
     `content-type: ${mediaType}`,
     `content-length: ${body.length}`,
     'connection: close',
+    ...Object.entries(securityHeaders).map((header) => header.join(': ')),
   ];
   socket.end([...head, '', body].join('\r\n'));
 }

@@ -490,16 +490,19 @@ test('with tokens, everything but health and documentation needs one, unknown ro
 test('bytes that are no HTTP request get a problem too', async (t) => {
   const app = appWith(t);
   const { port } = new URL(await app.listen({ port: 0, host: '127.0.0.1' }));
-  for (const [bytes, status] of [
-    ['what?\r\n\r\n', 400],
-    [`GET / HTTP/1.1\r\nhost: localhost\r\nx: ${'x'.repeat(20_000)}\r\n\r\n`, 431],
+  for (const [bytes, status, detail] of [
+    ['what?\r\n\r\n', 400, /no HTTP/],
+    [`GET / HTTP/1.1\r\nhost: localhost\r\nx: ${'x'.repeat(20_000)}\r\n\r\n`, 431, /more than 16 KiB/],
   ] as const) {
     const client = connect(Number(port), '127.0.0.1').setEncoding('utf8');
     client.write(bytes);
     let answer = '';
     for await (const chunk of client) answer += String(chunk);
     assert.match(answer, new RegExp(`^HTTP/1.1 ${status} .*\r\ncontent-type: application/problem\\+json\r\n`));
-    assert.equal((JSON.parse(answer.split('\r\n\r\n')[1] ?? '') as ProblemBody).status, status);
+    assert.match(answer, /\r\nx-content-type-options: nosniff\r\n/);
+    const problem = JSON.parse(answer.split('\r\n\r\n')[1] ?? '') as ProblemBody;
+    assert.equal(problem.status, status);
+    assert.match(problem.detail, detail);
   }
 });
 
