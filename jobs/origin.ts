@@ -135,6 +135,11 @@ export class Origin {
     this.#holdUntilMs = Math.max(this.#holdUntilMs, untilMs);
   }
 
+  /** What to probe with until something was fetched here: others had an answer from there. */
+  assumeGood(path: string): void {
+    this.#lastGood ??= path;
+  }
+
   /** Something came back that tells of no trouble: `goodPath` if it was a file or a page. */
   answered(nowMs: number, goodPath: string | null): void {
     if (goodPath !== null) {

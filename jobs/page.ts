@@ -102,6 +102,7 @@ async function takeAmong(context: PageContext, member: Member, hint: Hint, lost:
   const giveBack = (): void => stop.abort('shutdown' satisfies StopReason);
   member.leave.addEventListener('abort', giveBack);
   job.begin(attempt);
+  if (attempt.seq > 0) job.requests.firstPageRead();
   try {
     if (begun.kind === 'go' && begun.tries > TRIES_IN_COMPANY_MAX) await company.beAlone(member);
     // It may have been asked before it listened.

@@ -100,6 +100,12 @@ export class Requests implements TransferOwner {
     return origin;
   }
 
+  /** The first page of the job's listing was answered, to whichever worker, or else there would be no other. */
+  firstPageRead(): void {
+    const url = URL.parse(kindOf(this.spec.source).first(this.spec.source));
+    if (url !== null) this.origin(url.origin).assumeGood(url.pathname + url.search);
+  }
+
   /** What went wrong before is no longer held against any origin. */
   forgetOrigins(): void {
     for (const { waiting } of this.#origins.values()) this.#ready.push(...waiting.splice(0));

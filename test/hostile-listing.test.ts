@@ -35,6 +35,7 @@ async function run(url: string, source: Partial<JobRequest['source']> = {}, head
     sink: { type: 'directory', path: `job-${jobs++}` },
     headers,
     retry,
+    limits: { timeoutMs: 1_000 },
   });
   return service.ended(posted.id);
 }
@@ -73,6 +74,25 @@ const unreadable: Record<string, { fault: Fault; error: [reason: string, message
     error: ['truncated', /ended before the body/],
   },
   'ends-by-closing': { fault: { ...page(['0.bin']), framing: 'close' }, error: ['truncated', /neither a length/] },
+  'reset-in-the-middle': {
+    fault: { ...page(['0.bin']), cut: { after: 10, by: 'reset' } },
+    error: ['truncated', /ended before the body/],
+  },
+  'cut-in-chunks': {
+    fault: { ...page(['0.bin']), framing: 'chunked', cut: { after: 12, by: 'end' } },
+    error: ['truncated', /ended before the body/],
+  },
+  'reset-before': { fault: { cut: { after: 'start', by: 'reset' } }, error: ['connection', /ECONNRESET|closed/] },
+  silence: { fault: { cut: { after: 'start', by: 'silence' } }, error: ['timeout', /no answer within 1000 ms/] },
+  dripping: {
+    fault: { ...page(['0.bin']), slow: { bytes: 1, everyMs: 100 } },
+    error: ['too_slow', /bytes of the body in/],
+  },
+  blocked: {
+    fault: { status: 302, headers: { location: 'http://169.254.169.254/' } },
+    error: ['blocked_address', /ALLOWED_NETWORKS/],
+  },
+  '403': { fault: { status: 403 }, error: ['http_status', /answered 403/, 403] },
   'unknown-coding': { fault: { ...page(['0.bin']), contentEncoding: 'aes128gcm' }, error: ['decode', /aes128gcm/] },
   bomb: {
     // Members in a row are one body.
@@ -107,7 +127,7 @@ for (const [name, { fault, error }] of Object.entries(unreadable)) {
       [job.progress.filesListed, job.progress.filesDownloaded, job.progress.filesPending, job.progress.pagesDone],
       [2, 2, 0, 1],
     );
-    const retryable = reason === 'truncated' || name === 'dead-500';
+    const retryable = ['truncated', 'connection', 'timeout', 'too_slow'].includes(reason) || name === 'dead-500';
     assert.equal(job.progress.requestsRetried % retry.attempts, retryable ? 2 : 0);
   });
 }

@@ -137,6 +137,20 @@ test('where nothing was ever fetched, the probe is the request that got no answe
   assert.equal(one.probe(2 + wait, true, make), first);
 });
 
+test('where others had an answer, the probe is what they asked for, until something is fetched here', () => {
+  const one = origin();
+  one.assumeGood('/list');
+  const lost = new Recorded('/list?2');
+  one.silent(0, lost, refused());
+  assert.equal(one.probe(1, true, make)?.path, '/list');
+  one.answered(2, '/list');
+  assert.deepEqual([lost.fate, lost.attempts], [['again'], 2]);
+  one.answered(3, '/good');
+  one.assumeGood('/list');
+  one.silent(4, new Recorded(), refused());
+  assert.equal(one.probe(5, true, make)?.path, '/good');
+});
+
 test('a page that comes while the origin is down is what is probed with, if its forerunners are gone', () => {
   const one = origin();
   const gone = new Recorded('/list');
