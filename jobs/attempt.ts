@@ -19,6 +19,8 @@ export interface Attempt {
   readonly seq: number;
   readonly epoch: number;
   readonly nonce: string;
+  /** No attempt before it has listed the page. */
+  readonly open: boolean;
   readonly stop: AbortController;
   /** The listing request that is waited for, null if none is. */
   listing: ListingTransfer | null;
@@ -33,9 +35,9 @@ export interface Attempt {
 }
 
 /** A new attempt at an entry. */
-export function newAttempt(seq: number, epoch: number, nonce: string): Attempt {
+export function newAttempt(of: Pick<Attempt, 'seq' | 'epoch' | 'nonce' | 'open'>): Attempt {
   const stop = new AbortController();
-  return { seq, epoch, nonce, stop, listing: null, listingRetries: 0, files: null, failedBefore: [], toldSettled: 0 };
+  return { ...of, stop, listing: null, listingRetries: 0, files: null, failedBefore: [], toldSettled: 0 };
 }
 
 /** What an attempt adds to the job's counts, by fields of its record. */
@@ -62,6 +64,7 @@ export function news(attempt: Attempt): Record<string, number> | null {
 export class ListingTransfer extends Transfer {
   readonly maxBytes: number;
   readonly memoryBytes: number;
+  override readonly isNew: boolean;
   readonly #attempt: Attempt;
   readonly #into: SaveTo | null;
   readonly #answer = Promise.withResolvers<ListingAnswer>();
@@ -69,6 +72,7 @@ export class ListingTransfer extends Transfer {
   constructor(owner: TransferOwner, attempt: Attempt, url: URL, into: SaveTo | null) {
     super(owner, url.origin, url.pathname + url.search, null);
     this.#attempt = attempt;
+    this.isNew = attempt.open;
     this.#into = into;
     this.maxBytes = into?.maxBytes ?? LISTING_BYTES_MAX;
     this.memoryBytes = into === null ? LISTING_BYTES_MAX : 0;

@@ -172,6 +172,7 @@ export class PageFiles {
 
 /** Gets one file and stores it. */
 export class FileTransfer extends Transfer {
+  override readonly isNew = true;
   readonly page: PageFiles;
   readonly #writer: PageWriter;
   readonly #item: SourceFile;

@@ -96,7 +96,7 @@ async function takeAmong(context: PageContext, member: Member, hint: Hint, lost:
     await store.release(hint.job, hint.seq, nonce);
     return later(comeBackInMs);
   }
-  const attempt = newAttempt(hint.seq, hint.epoch, nonce);
+  const attempt = newAttempt({ seq: hint.seq, epoch: hint.epoch, nonce, open: begun.open });
   const { stop } = attempt;
   lost.addEventListener('abort', () => stop.abort('lock' satisfies StopReason));
   const giveBack = (): void => stop.abort('shutdown' satisfies StopReason);

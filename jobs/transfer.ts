@@ -51,10 +51,12 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
   abstract readonly maxBytes: number;
   abstract readonly memoryBytes: number;
   readonly isProbe: boolean = false;
+  /** Whether it has had no outcome yet, whatever attempts at its page there were; a page of a listing may be listed anew. */
+  readonly isNew: boolean = false;
   /** Attempts begun, the running one included. */
   attempts = 1;
   /** How often it was told to come back later, first and last at these times of a monotonic clock in ms. */
-  readonly throttled = { times: 0, sinceMs: 0, lastMs: 0 };
+  throttled = { times: 0, sinceMs: 0, lastMs: 0 };
   /** The request in flight. */
   exchange: Exchange | null = null;
   #redirects = 0;

@@ -246,7 +246,7 @@ test('a worker that gives its share back does not use it while the answer is on 
   }));
   const page = async (seq: number): Promise<Attempt> => {
     await store.begin('j', seq, 0, 'n');
-    const attempt = newAttempt(seq, 0, 'n');
+    const attempt = newAttempt({ seq, epoch: 0, nonce: 'n', open: true });
     job.begin(attempt);
     void job.fetch(attempt, new PageFiles(job.requests, writer, items));
     return attempt;
@@ -276,7 +276,7 @@ test('a worker that gives its share back does not use it while the answer is on 
 test('who may have lost its pages starts nothing, and still stores what it has received', async () => {
   const { job, started, writer } = jobOn(redis, jobSpec());
   const { requests } = job;
-  const attempt = newAttempt(0, 0, 'n');
+  const attempt = newAttempt({ seq: 0, epoch: 0, nonce: 'n', open: true });
   attempt.files = new PageFiles(requests, writer, [
     { name: 'a', origin: 'http://127.0.0.1:9', path: '/a', sizeBytes: null },
   ]);
@@ -295,7 +295,7 @@ test('who may have lost its pages starts nothing, and still stores what it has r
 test('a page that is walked does not wait for the regular pulse to list the next', async (t) => {
   const { job, started } = jobOn(redis, jobSpec({ limits: { requestsPerSecond: 1000 } }));
   await store.begin('j', 0, 0, 'n');
-  const attempt = newAttempt(0, 0, 'n');
+  const attempt = newAttempt({ seq: 0, epoch: 0, nonce: 'n', open: true });
   const timers = t.mock.method(globalThis, 'setTimeout');
   try {
     job.begin(attempt);

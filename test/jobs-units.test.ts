@@ -738,7 +738,7 @@ test('a list that leads to ten thousand origins does not make a worker remember 
     outOfStarts: () => {},
   });
   requests.grant(10, Infinity);
-  const attempt = newAttempt(0, 0, 'n');
+  const attempt = newAttempt({ seq: 0, epoch: 0, nonce: 'n', open: true });
   const answer = { statusCode: 200, headers: {}, body: Buffer.from('x'), bytes: 1 };
   for (let host = 0; host < 10_000; host += 1) {
     requests.add(new ListingTransfer(requests, attempt, new URL(`http://h${host}/`), null));
@@ -751,4 +751,15 @@ test('a list that leads to ten thousand origins does not make a worker remember 
   assert.ok(names.length <= 64 + 20, `${names.length} origins`);
   for (let host = 0; host < 10_000; host += 500) assert.ok(names.includes(`http://h${host}`));
   requests.close();
+});
+
+test('a file, and a page that no attempt has listed yet, have had no outcome; a page that is listed anew has', () => {
+  const owner = new Owner(jobSpec());
+  const list = (open: boolean): Transfer => {
+    const attempt = newAttempt({ seq: 0, epoch: 0, nonce: 'n', open });
+    return new ListingTransfer(owner, attempt, new URL(`${origin}/list`), null);
+  };
+  const file = new PageFiles(owner, new Writer(), [{ name: 'a', origin, path: '/a', sizeBytes: null }]).next();
+  assert.ok(file instanceof FileTransfer);
+  assert.deepEqual([file.isNew, list(true).isNew, list(false).isNew], [true, true, false]);
 });

@@ -258,6 +258,71 @@ test('after a round of throttled requests the URL that was fetched last is asked
   assert.deepEqual(alone.fate, ['again', 'http_status'], 'others were answered: it fails, the job does not pause');
 });
 
+test('how long a URL has been throttled is known to the next attempt at its page, unless it may have been read meanwhile', () => {
+  for (const [isNew, fate] of [
+    [true, 'http_status'],
+    [false, 'again'],
+  ] as const) {
+    const one = origin();
+    one.throttled(0, Object.assign(new Recorded(), { isNew }), busy(30_000));
+    one.answered(30_000, '/other');
+    const again = Object.assign(new Recorded(), { isNew });
+    one.throttled(60_001, again, busy());
+    assert.deepEqual(again.fate, [fate]);
+    const later = Object.assign(new Recorded(), { isNew });
+    one.throttled(60_002, later, busy());
+    assert.deepEqual(later.fate, ['again'], 'it had its outcome, or has none');
+  }
+});
+
+test('a file that was fetched, or was throttled long ago, is not taken for throttled all the time', () => {
+  for (const [fetchedMs, againMs] of [
+    [10, 60_001],
+    [null, 600_000],
+  ] as const) {
+    const one = origin();
+    one.throttled(0, Object.assign(new Recorded('/a'), { isNew: true }), busy(1));
+    if (fetchedMs !== null) one.answered(fetchedMs, '/a');
+    one.answered(againMs - 1, '/other');
+    const again = Object.assign(new Recorded('/a'), { isNew: true });
+    one.throttled(againMs, again, busy());
+    assert.deepEqual(again.fate, ['again']);
+  }
+});
+
+test('where ever other files are throttled, none that comes back is taken for throttled by itself', () => {
+  const one = origin();
+  const throttle = (nowMs: number, path: string): string[] => {
+    const file = Object.assign(new Recorded(path), { isNew: true });
+    one.answered(nowMs - 1, '/other');
+    one.throttled(nowMs, file, busy(1));
+    return file.fate;
+  };
+  throttle(1, '/a');
+  throttle(30_000, '/b');
+  assert.deepEqual(throttle(60_002, '/a'), ['again'], '/b was throttled later');
+  assert.deepEqual(throttle(90_000, '/a'), ['http_status'], 'no other one since');
+});
+
+test('of too many throttled URLs those are remembered that come back', () => {
+  const one = origin();
+  const throttle = (nowMs: number, path: string): Recorded => {
+    const file = Object.assign(new Recorded(path), { isNew: true });
+    one.throttled(nowMs, file, busy(1));
+    return file;
+  };
+  for (let count = 0; count < 10_000; count += 1) throttle(0, `/${count}`);
+  throttle(1, '/one-more');
+  one.answered(60_001, '/other');
+  assert.deepEqual(throttle(60_002, '/one-more').fate, ['again'], 'there was no room for it');
+  one.answered(120_002, '/other');
+  assert.deepEqual(
+    throttle(120_003, '/one-more').fate,
+    ['http_status'],
+    'another one did not come back, and made room',
+  );
+});
+
 test('a URL that was fetched before and is throttled now does not keep all others from being asked', () => {
   const one = origin();
   one.answered(0, '/good');

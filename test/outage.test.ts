@@ -142,3 +142,14 @@ test('a file that stays throttled when it is all that is left fails after maxOut
   assert.deepEqual([job.state, job.failures], ['completed_with_failures', { http_status: 1 }]);
   assert.equal(job.progress.filesDownloaded, 299);
 });
+
+test('such a file fails too where its page is given back meanwhile, again and again', async (t) => {
+  const server = await fileServer(t, { files: 30, pageSize: 10 });
+  server.fault('/get/29.bin', { status: 503, headers: { 'retry-after': '4' } });
+  const { id } = await service.post(order(server, 'given-back', { maxOutageMs: 6_000 }));
+  const many = server.requested('/get/29.bin', 8).then(() => null);
+  const job = await Promise.race([service.ended(id), many]);
+  assert.ok(job !== null, 'its time begins anew with each attempt at its page');
+  assert.deepEqual([job.state, job.failures], ['completed_with_failures', { http_status: 1 }]);
+  assert.equal(job.progress.filesDownloaded, 29);
+});
