@@ -348,7 +348,9 @@ function* setbacks({ watch, evidence, running }: Ended): Iterable<string> {
     const givenBack = pausedBefore || starved(evidence) > 0 || allowedBy(evidence, 'again', after.atMs);
     // A shard or a manifest that cannot be finished fails all its files, at its end.
     const failed = running.plan.manifest && allowedBy(evidence, 'sink', after.atMs);
-    if (!firm && little && (givenBack || failed)) continue;
+    // What a cancel finds in work is shown no more; pages that were listed and done are.
+    const cancelled = after.job.state === 'cancelled' && !field.startsWith('pages');
+    if (little && (cancelled || (!firm && (givenBack || failed)))) continue;
     yield `${field} went back from ${from} to ${to} after ${after.atMs} ms`;
   }
 }
