@@ -11,6 +11,9 @@ import {
 import { FetchError } from './errors.ts';
 
 const codingsMax = 4;
+// Each costs 40 µs at least: a body of nearly empty ones would keep a processor busy for hours.
+const tinyFramesMax = 10_000;
+const tinyFrameBytes = 512;
 
 // Bytes after the end of the coded data are an error: what they were meant to be would be lost in silence.
 const strict = { rejectGarbageAfterEnd: true };
@@ -133,14 +136,21 @@ class EitherInflate extends Transform {
 /** One frame after another is one body (RFC 8878 section 3.1); Node's own stream takes the first alone. */
 class ZstdFrames extends Transform {
   #frame = this.#newFrame();
+  #frames = 0;
+  #frameBytes = 0;
 
   override _transform(chunk: Buffer, encoding: BufferEncoding, done: TransformCallback): void {
     const frame = this.#frame;
     const before = frame.bytesWritten;
     frame.write(chunk, () => {
       const taken = frame.bytesWritten - before;
+      this.#frameBytes += taken;
       if (taken === chunk.length) return done();
       const next = (): void => {
+        this.#frames += 1;
+        if (this.#frames > tinyFramesMax && this.#frameBytes < this.#frames * tinyFrameBytes) {
+          return done(new Error(`it has more than ${tinyFramesMax} zstd frames, nearly empty`));
+        }
         this.#frame = this.#newFrame();
         this._transform(chunk.subarray(taken), encoding, done);
       };

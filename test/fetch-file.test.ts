@@ -322,6 +322,13 @@ test('a body may be several zstd frames or gzip members, one after another, howe
   }
 });
 
+test('a body of very many zstd frames with nothing in them is no file', async () => {
+  const frame = zstdCompressSync('');
+  await withFault(file, { body: Buffer.alloc(10_100 * frame.length, frame), contentEncoding: 'zstd' }, async () => {
+    assertError(await fail(file), 'decode', false, /more than 10000 zstd frames/);
+  });
+});
+
 // Each 30 KB of it are 30 MB, which takes far longer to unfold than to bring.
 const slowToDecode = (members: number) => Buffer.concat(Array(members).fill(gzipSync(Buffer.alloc(30_000_000))));
 
