@@ -2,9 +2,9 @@
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { Redis } from 'ioredis';
 import { failpoints, type FailpointName } from '../../src/failpoint.ts';
 import { signalProcess } from '../../src/processes.ts';
-import { connectRedis } from '../../src/redis.ts';
 import type { Fault as ServerFault, FileServer } from '../helpers/file-server.ts';
 import { gone, startProcess } from '../helpers/service-process.ts';
 import type { Role } from '../helpers/service.ts';
@@ -48,6 +48,7 @@ export type Undo = () => Promise<void> | void;
 
 const NOTHING: Undo = () => {};
 const INSTANT = [0, 0] as const;
+const ANSWER_MS = 1000;
 const everyRole: readonly Role[] = ['supervisor', 'worker', 'api', 'redis'];
 const workerScript = fileURLToPath(new URL('../../src/worker.ts', import.meta.url));
 const FAKETIME = ['/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1', '/usr/lib/faketime/libfaketime.so.1'];
@@ -201,8 +202,16 @@ const rollback: Fault = {
 
 /** Closes all connections of the Redis behind this socket. Resolves with false where that could not be done. */
 async function cutAll(socket: string): Promise<boolean> {
-  const redis = connectRedis(socket, { patient: false });
+  const redis = new Redis(socket, {
+    lazyConnect: true,
+    enableReadyCheck: false,
+    retryStrategy: () => null,
+    maxRetriesPerRequest: 0,
+    commandTimeout: ANSWER_MS,
+  });
+  redis.on('error', () => {});
   try {
+    await redis.connect();
     await redis.call('CLIENT', 'KILL', 'SKIPME', 'yes');
     return true;
   } catch {
