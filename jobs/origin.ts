@@ -238,11 +238,16 @@ export class Origin {
     const first = this.#unanswered[0]?.transfer ?? this.waiting[0];
     if (first === undefined) return null;
     if (this.#lastGood !== null) return (this.probing = make(this.name, this.#lastGood));
-    if (this.#unanswered.shift() === undefined) this.waiting.shift();
+    const unanswered = this.#unanswered.shift();
+    if (unanswered !== undefined && !first.isAtHome) {
+      // It would begin elsewhere, and may be led to yet another origin, again and again.
+      if (this.pending === 0 && !this.isDown) this.#inARow = 0;
+      first.charge(unanswered.error);
+      return null;
+    }
+    if (unanswered === undefined) this.waiting.shift();
     else first.restart();
-    // One that began elsewhere may not be led here again; if it is, it waits here as it is, and can be the probe then.
-    if (first.origin === this.name) this.probing = first;
-    return first;
+    return (this.probing = first);
   }
 
   /** Fails all that waits for it to be well again. */

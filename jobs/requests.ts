@@ -257,6 +257,8 @@ export class Requests implements TransferOwner {
     for (const origin of this.#origins.values()) {
       const probe = origin.probe(now, idle, (name, path) => new Probe(this, name, path));
       if (probe !== null) return probe;
+      if (this.#origins.size > ORIGINS_KEPT_MAX && origin.isStray && origin.isForgettable(now))
+        this.#origins.delete(origin.name);
       const wait = origin.waitMs(now);
       if (wait > 0) waitMs = Math.min(waitMs, wait);
     }

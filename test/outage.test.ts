@@ -100,6 +100,20 @@ test('files that are redirected to a dead origin fail after maxOutageMs, and the
   assert.equal(job.progress.filesDownloaded, 395);
 });
 
+test('a file that is redirected to another dead origin each time spends its attempts', async (t) => {
+  const server = await fileServer(t, { files: 100 });
+  let asked = 0;
+  const elsewhere = (): string => `http://127.0.1.${(asked += 1)}:1/`;
+  server.fault('/get/7.bin', {
+    status: 302,
+    headers: Object.defineProperty({}, 'location', { get: elsewhere, enumerable: true }),
+  });
+  const { id } = await service.post(order(server, 'led-astray', { attempts: 3 }));
+  const job = await service.ended(id);
+  assert.deepEqual([job.state, job.failures], ['completed_with_failures', { connection: 1 }]);
+  assert.equal(asked, 3);
+});
+
 test('an origin that all files are redirected to is waited for, and pauses the job', async (t) => {
   const server = await fileServer(t, { files: 400, pageSize: 100 });
   const store = await fileServer(t, { files: 400, latencyMs: 20 });
