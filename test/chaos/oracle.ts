@@ -205,6 +205,11 @@ function* sinkFailures({ running, failures, evidence }: Ended): Iterable<string>
   }
 }
 
+/** A cancelled job forgets the pages of a time that was undone, and what they published stays. */
+function isUndoneForGood({ job, allows }: Ended): boolean {
+  return job.state === 'cancelled' && allows('undone');
+}
+
 async function files(ended: Ended): Promise<Iterable<string>> {
   return ended.running.plan.sink === 'directory' ? filesInFolder(ended) : filesInShards(ended);
 }
@@ -215,13 +220,14 @@ async function filesInShards(ended: Ended): Promise<string[]> {
   const spoiltNames = spoilt(ended);
   const must = new Map<string, Uint8Array>();
   for (const { name, body } of expected) if (body !== null) must.set(name, body);
+  const undone = isUndoneForGood(ended);
   const problems: string[] = [];
   const found = new Set<string>();
   for (const file of readdirSync(folder).filter((name) => /\.(tar|ndjson)(\.gz|\.zst)?$/.test(name))) {
     const shard = join(folder, file);
     for await (const { name } of damagedMembers(shard)) problems.push(`has a damaged ${name} in ${file}`);
     for await (const member of readIndex(shard)) {
-      if (found.has(member.name)) problems.push(`has ${member.name} twice, the second time in ${file}`);
+      if (found.has(member.name) && !undone) problems.push(`has ${member.name} twice, the second time in ${file}`);
       found.add(member.name);
       const pieces: Buffer[] = [];
       for await (const piece of readMember(shard, member)) pieces.push(piece);
@@ -260,11 +266,11 @@ function* filesInFolder(ended: Ended): Iterable<string> {
 }
 
 async function manifest(ended: Ended): Promise<string[]> {
-  const { running, job, allows, evidence } = ended;
+  const { running, job, evidence } = ended;
   const { id, plan, expected, there } = running;
   if (!plan.manifest) return [];
   const spoiltNames = spoilt(ended);
-  const undone = allows('undone') && job.state === 'cancelled';
+  const undone = isUndoneForGood(ended);
   const problems: string[] = [];
   // How often each is yet to come.
   const left = new Map<string, number>();
@@ -289,7 +295,6 @@ async function manifest(ended: Ended): Promise<string[]> {
     if (times > 0 && !may) problems.push(`has ${name} ${times} times too seldom in its manifest`);
   }
   for (const line of await readLines<VerifyLine>(evidence.world, 'POST', `/jobs/${id}/verify`)) {
-    // A cancelled job forgets the pages of a time that was undone, and what they published stays.
     const isLeft = line.type === 'problem' && /^(stray|count)$/.test(line.problem) && undone;
     if (line.type === 'problem' && !isLeft) problems.push(`is found to have a problem: ${JSON.stringify(line)}`);
   }
