@@ -93,8 +93,9 @@ async function runAll(
 ): Promise<void> {
   const mark = `--supervised-in=${stateDir}`;
   const ports = workerPorts(config);
-  await leftoversGone(mark, logger, ending.soft);
+  // First: what is left of a service that died with its Redis ends sooner with one to say good-bye to.
   const redis = config.redisUrl === null ? await keepRedis(stateDir, logger, ending.soft) : null;
+  await leftoversGone(mark, logger, ending.soft);
   const environment = {
     // Name look-ups and decoding share these threads; the system's own four are soon all waiting for a slow resolver.
     UV_THREADPOOL_SIZE: '16',

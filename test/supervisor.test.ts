@@ -284,6 +284,24 @@ test('kill -9 of the supervisor: its children end, and the next start goes on wi
   nothingIsLeft(second);
 });
 
+test('after kill -9 of the supervisor and Redis, Redis is back before the children that are left have ended', async () => {
+  const folder = newFolder();
+  const first = startService(folder, { WORKERS: '1' });
+  const [left] = await children(first, 2);
+  // It cannot end by itself.
+  signalProcess(left!, 'SIGSTOP');
+  for (const pid of [first.pid, ...redisIds(first)]) signalProcess(pid, 'SIGKILL');
+  await gone(first.pid);
+
+  const second = startService(folder, { WORKERS: '1' });
+  await redisServes(second);
+  assert.deepEqual(childIds(second), [left]);
+  signalProcess(left!, 'SIGKILL');
+  await children(second, 2, [left!]);
+  signalProcess(second.pid, 'SIGTERM');
+  await second.ended;
+});
+
 test('kill -9 of everything at once: the next start has every acknowledged write and one Redis', async () => {
   const folder = newFolder();
   const first = startService(folder);
