@@ -236,6 +236,8 @@ export class JobInWork {
     if (epoch <= this.#epoch) return;
     this.#epoch = epoch;
     this.requests.forgetOrigins();
+    // Its order may have been changed meanwhile: the next page pulses soon, and so learns of it.
+    this.#isSated = true;
   }
 
   /** Whether an origin has been in trouble for longer than pages wait in hand. */
