@@ -133,9 +133,12 @@ export class JobInWork {
     return this.requests.origins.some((origin) => origin.troubleMs(now) > 0 || origin.waitMs(now) > 0);
   }
 
-  /** How long it makes no sense to begin a page of this epoch, in ms; 0: begin now. */
-  comeBackInMs(epoch: number): number {
-    this.#enterEpoch(epoch);
+  /**
+   * How long it makes no sense to begin a page of this epoch, in ms; 0: begin now. After a pause or a retry the order is read
+   * anew first: what was wrong with it may have been changed.
+   */
+  async comeBackInMs(epoch: number): Promise<number> {
+    if (this.#enterEpoch(epoch)) await this.#reread();
     return this.#outlasted() ? this.#waitMs() : 0;
   }
 
@@ -231,19 +234,17 @@ export class JobInWork {
     for (const attempt of this.#attempts) attempt.stop.abort(reason);
   }
 
-  /** After a pause, origins are given another chance. */
-  #enterEpoch(epoch: number): void {
-    if (epoch <= this.#epoch) return;
+  /** After a pause, origins are given another chance. Whether the epoch is a new one. */
+  #enterEpoch(epoch: number): boolean {
+    if (epoch <= this.#epoch) return false;
     this.#epoch = epoch;
     this.requests.forgetOrigins();
-    // Its order may have been changed meanwhile: the next page pulses soon, and so learns of it.
-    this.#isSated = true;
+    return true;
   }
 
   /** Whether an origin has been in trouble for longer than pages wait in hand. */
   #outlasted(): boolean {
-    const now = performance.now();
-    return this.requests.ownOrigins.some((origin) => origin.troubleMs(now) >= WAIT_IN_HAND_MS);
+    return this.requests.ownOrigins.some((origin) => origin.troubleMs(performance.now()) >= WAIT_IN_HAND_MS);
   }
 
   #waitMs(): number {
