@@ -134,16 +134,22 @@ export class JobInWork {
   }
 
   /**
-   * How long it makes no sense to begin a page of this epoch, in ms; 0: begin now. After a pause or a retry the order is read
-   * anew first: what was wrong with it may have been changed.
+   * To be called before a page of this epoch is begun. After a pause or a retry origins are given another chance, and the order
+   * is read anew: what was wrong with it may have been changed.
    */
-  async comeBackInMs(epoch: number): Promise<number> {
-    if (this.#enterEpoch(epoch)) await this.#reread();
+  async enterEpoch(epoch: number): Promise<void> {
+    if (epoch <= this.#epoch) return;
+    this.#epoch = epoch;
+    this.requests.forgetOrigins();
+    await this.#reread();
+  }
+
+  /** How long it makes no sense to begin a page, in ms; 0: begin now. */
+  get comeBackInMs(): number {
     return this.#outlasted() ? this.#waitMs() : 0;
   }
 
   begin(attempt: Attempt): void {
-    this.#enterEpoch(attempt.epoch);
     this.#attempts.add(attempt);
     attempt.stop.signal.addEventListener('abort', () => {
       attempt.listing?.cancel();
@@ -234,17 +240,10 @@ export class JobInWork {
     for (const attempt of this.#attempts) attempt.stop.abort(reason);
   }
 
-  /** After a pause, origins are given another chance. Whether the epoch is a new one. */
-  #enterEpoch(epoch: number): boolean {
-    if (epoch <= this.#epoch) return false;
-    this.#epoch = epoch;
-    this.requests.forgetOrigins();
-    return true;
-  }
-
   /** Whether an origin has been in trouble for longer than pages wait in hand. */
   #outlasted(): boolean {
-    return this.requests.ownOrigins.some((origin) => origin.troubleMs(performance.now()) >= WAIT_IN_HAND_MS);
+    const now = performance.now();
+    return this.requests.ownOrigins.some((origin) => origin.troubleMs(now) >= WAIT_IN_HAND_MS);
   }
 
   #waitMs(): number {
@@ -340,8 +339,8 @@ export class JobInWork {
     this.#bytesBefore = bytes;
     if (answer.version !== this.#version) await this.#reread();
     requests.share = Math.min(1, this.spec.priority / this.#parts.highestPriority());
-    // A lock is renewed each half of its life.
     this.#isSated = answer.granted >= wanted;
+    // A lock is renewed each half of its life.
     requests.grant(answer.granted, asked + LEASE_MS, asked + this.#parts.lockMs / 2);
     this.#startsGranted = answer.starts > 0;
     // Not where it was asked for by another limit.

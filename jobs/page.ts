@@ -91,7 +91,8 @@ async function takeAmong(context: PageContext, member: Member, hint: Hint, lost:
     await publish(context, job, hint.seq, begun.nonce);
     return DONE;
   }
-  const comeBackInMs = await job.comeBackInMs(hint.epoch);
+  await job.enterEpoch(hint.epoch);
+  const { comeBackInMs } = job;
   if (comeBackInMs > 0) {
     await store.release(hint.job, hint.seq, nonce);
     return later(comeBackInMs);
@@ -113,7 +114,7 @@ async function takeAmong(context: PageContext, member: Member, hint: Hint, lost:
     if (!stop.signal.aborted) throw error;
     await store.release(hint.job, hint.seq, nonce);
     const reason = stop.signal.reason as StopReason;
-    if (reason === 'outage') return later(await job.comeBackInMs(hint.epoch));
+    if (reason === 'outage') return later(job.comeBackInMs);
     return reason === 'moved' ? DONE : BACK;
   } finally {
     job.end(attempt);
