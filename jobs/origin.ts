@@ -1,6 +1,7 @@
 import type { FetchError } from '../src/errors.ts';
 import { retryDelayMs } from '../src/retry.ts';
 import type { Retry } from '../src/schemas.ts';
+import { ThrottledUrls } from './throttled.ts';
 import type { Transfer } from './transfer.ts';
 
 /** So many requests in a row without an answer, and no further one is made before a probe has told why. */
@@ -9,8 +10,6 @@ const PROBE_DELAY_MS_MIN = 200;
 const PROBE_DELAY_MS_MAX = 15_000;
 /** Trouble that nothing was heard of for so long may have ended in between: new trouble begins anew. */
 const TROUBLE_REMEMBERED_MS = 120_000;
-/** Throttled URLs that are remembered beyond the attempts at their pages. */
-const THROTTLED_KEPT_MAX = 10_000;
 
 /** What an error says of the origin rather than of the file. `silent`: it may be down. */
 export function troubleOf({ reason, statusCode }: FetchError): 'throttled' | 'silent' | null {
@@ -56,10 +55,7 @@ export class Origin {
   #lastGood: string | null = null;
   #lastGoodMs = -Infinity;
   #throttledSinceMs: number | null = null;
-  /** By path. A page that is given back for a throttled URL would else begin to count its time anew, again and again. */
-  readonly #throttledBefore = new Map<string, Transfer['throttled']>();
-  /** When one was added to them. */
-  #newlyThrottledMs = 0;
+  readonly #throttledUrls = new ThrottledUrls();
   /** Rounds of requests that were told to come back later, since the last answer. */
   #rounds = 0;
   /** Whether the URL that was fetched last is to be asked before anything else. */
@@ -151,7 +147,7 @@ export class Origin {
     if (goodPath !== null) {
       this.#lastGood = goodPath;
       this.#lastGoodMs = nowMs;
-      this.#throttledBefore.delete(goodPath);
+      this.#throttledUrls.forget(goodPath);
     }
     this.#throttledSinceMs = null;
     this.#rounds = 0;
@@ -168,18 +164,18 @@ export class Origin {
     this.#heard();
     if (this.#isForgotten(nowMs)) {
       this.#throttledSinceMs = null;
-      this.#throttledBefore.clear();
+      this.#throttledUrls.forgetAll();
     }
     this.#troubledMs = this.#signMs = nowMs;
     this.#lastError = error;
-    if (transfer.isNew) this.#remember(nowMs, transfer);
+    if (transfer.isNew) this.#throttledUrls.remember(nowMs, transfer, this.retry.maxOutageMs);
     const { throttled } = transfer;
     const alone = throttled.times > 0 && this.#lastGoodMs > throttled.lastMs;
     if (throttled.times === 0) throttled.sinceMs = nowMs;
     throttled.times += 1;
     throttled.lastMs = nowMs;
     if (nowMs - throttled.sinceMs >= this.retry.maxOutageMs && this.#lastGoodMs > throttled.sinceMs) {
-      this.#throttledBefore.delete(transfer.path);
+      this.#throttledUrls.forget(transfer.path);
       transfer.giveUp(error);
       return;
     }
@@ -187,25 +183,6 @@ export class Origin {
     if (!alone) this.#slowDown(nowMs, delayMs, transfer.isProbe);
     if (error.retryAfterMs !== null) this.#leaveAlone(nowMs + delayMs);
     transfer.repeat(delayMs);
-  }
-
-  /** Goes on with what is known of the URL from earlier attempts at its page. */
-  #remember(nowMs: number, transfer: Transfer): void {
-    const before = this.#throttledBefore;
-    const known = before.get(transfer.path);
-    if (known !== undefined && transfer.throttled.times === 0) {
-      // Where others are throttled too that were not before, it is the origin that bears no more, and the URL's turn may not have come.
-      known.sinceMs = Math.max(known.sinceMs, this.#newlyThrottledMs);
-      transfer.throttled = known;
-    }
-    before.delete(transfer.path);
-    const [oldest] = before;
-    // One that did not come back for so long may have had its outcome on another worker.
-    const isFull = before.size >= THROTTLED_KEPT_MAX;
-    if (isFull && oldest !== undefined && nowMs - oldest[1].lastMs > this.retry.maxOutageMs) before.delete(oldest[0]);
-    if (before.size === THROTTLED_KEPT_MAX) return;
-    before.set(transfer.path, transfer.throttled);
-    if (known === undefined) this.#newlyThrottledMs = nowMs;
   }
 
   /** A request got no answer. */

@@ -1,0 +1,40 @@
+import type { Transfer } from './transfer.ts';
+
+const KEPT_MAX = 10_000;
+
+/**
+ * Since when URLs of one origin have been throttled, beyond the attempts at their pages: a page that is given back for one
+ * would else begin to count its time anew, again and again.
+ */
+export class ThrottledUrls {
+  /** By path. */
+  readonly #known = new Map<string, Transfer['throttled']>();
+  /** When one was added to them. */
+  #addedMs = 0;
+
+  /** Goes on with what is known of the URL from earlier attempts at its page. */
+  remember(nowMs: number, transfer: Transfer, maxOutageMs: number): void {
+    const known = this.#known.get(transfer.path);
+    if (known !== undefined && transfer.throttled.times === 0) {
+      // Where others are throttled too that were not before, it is the origin that bears no more, and the URL's turn may not have come.
+      known.sinceMs = Math.max(known.sinceMs, this.#addedMs);
+      transfer.throttled = known;
+    }
+    this.#known.delete(transfer.path);
+    const [oldest] = this.#known;
+    // One that did not come back for so long may have had its outcome on another worker.
+    const isFull = this.#known.size >= KEPT_MAX;
+    if (isFull && oldest !== undefined && nowMs - oldest[1].lastMs > maxOutageMs) this.#known.delete(oldest[0]);
+    if (this.#known.size === KEPT_MAX) return;
+    this.#known.set(transfer.path, transfer.throttled);
+    if (known === undefined) this.#addedMs = nowMs;
+  }
+
+  forget(path: string): void {
+    this.#known.delete(path);
+  }
+
+  forgetAll(): void {
+    this.#known.clear();
+  }
+}
