@@ -52,7 +52,7 @@ export const directory = {
       const startMs = await begin(temporary, context.jobId);
       const sync = spec.durability === 'power';
       const manifests = spec.manifest === true ? new Manifests(temporary, context.jobId, sync) : undefined;
-      if (sync) await temporary.syncFolders([privateFolder, ...(manifests === undefined ? [] : [manifestsFolder])]);
+      if (sync) await temporary.syncFolders(...(manifests === undefined ? [] : [manifestsFolder]));
       return new DirectorySink(temporary, startMs, sync, manifests);
     } catch (error) {
       throw openError(spec.path, error);

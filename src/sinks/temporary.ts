@@ -50,13 +50,13 @@ export class Temporary {
   }
 
   /**
-   * The sink's folder, all that lead to it from DATA_DIR on, and its own folders `below` (each made before, the outer ones
-   * first) then survive a loss of power. Throws the system's errors.
+   * The sink's folder, all that lead to it from DATA_DIR on, what it keeps for itself, and folders `below` it (made before, the
+   * outer ones first) then survive a loss of power. Throws the system's errors.
    */
-  async syncFolders(below: readonly string[]): Promise<void> {
+  async syncFolders(...below: string[]): Promise<void> {
     const parts = this.#path.split('/');
     const outer = parts.map((_, depth) => join(this.#dataDir, ...parts.slice(0, depth)));
-    const own = ['', ...below].map((folder) => this.folders.root + folder);
+    const own = ['', privateFolder, ...below].map((folder) => this.folders.root + folder);
     for (const folder of [...outer, ...own]) await syncFolder(folder);
   }
 

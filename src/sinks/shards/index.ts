@@ -33,7 +33,7 @@ export const shards = {
     try {
       const temporary = new Temporary(spec.path, context);
       const sink = new DiskShards(temporary, spec, context.jobId);
-      if (spec.durability === 'power') await temporary.syncFolders([privateFolder]);
+      if (spec.durability === 'power') await temporary.syncFolders();
       return sink;
     } catch (error) {
       throw openError(spec.path, error);
