@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { Agent, request } from 'undici';
-import { Interrupted, interruptSignal } from '../../src/demo/interrupt.ts';
+import { interruptSignal } from '../../src/demo/interrupt.ts';
 import { followJob, jobFaults, postJob } from '../../src/demo/job.ts';
 import { wholeNumber } from '../../src/demo/options.ts';
 import { readable } from '../../src/demo/progress.ts';
@@ -15,6 +15,7 @@ import { DemoError } from '../../src/demo/service.ts';
 import { startBenchService, type BenchService } from './bench-service.ts';
 import { startFixedSite } from './fixed-site.ts';
 import { spread } from './results.ts';
+import { runMain } from './run-main.ts';
 import { asMarkdown } from './tables.ts';
 
 const workers = 2;
@@ -159,9 +160,4 @@ async function watch(
   return watched;
 }
 
-try {
-  await main();
-} catch (error) {
-  console.error(error instanceof DemoError ? error.message : error);
-  process.exitCode = error instanceof Interrupted ? 130 : 1;
-}
+await runMain(main);

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { demoFileBytes } from '../../src/demo/files.ts';
-import { Interrupted, interruptSignal } from '../../src/demo/interrupt.ts';
+import { interruptSignal } from '../../src/demo/interrupt.ts';
 import { DemoError } from '../../src/demo/service.ts';
 import { memoryDir } from '../helpers/folders.ts';
 import { startJanitor } from './janitor.ts';
@@ -14,6 +14,7 @@ import { readOptions, usage, type Options } from './options.ts';
 import { rate, type Results, type RowResult } from './results.ts';
 import { defaultRows, rows, type CommonPlace, type Row } from './rows.ts';
 import { runCommand } from './run-command.ts';
+import { runMain } from './run-main.ts';
 import { runService } from './run-service.ts';
 import { writeSite, type FileServer } from './site.ts';
 import { startDelayedServer } from './delayed-server.ts';
@@ -197,9 +198,4 @@ function part(files: number, share: number): number {
   return Math.max(Math.min(filesMin, files), Math.ceil(files * share));
 }
 
-try {
-  process.exitCode = await main();
-} catch (error) {
-  console.error(error instanceof DemoError ? error.message : error);
-  process.exitCode = error instanceof Interrupted ? 130 : 1;
-}
+await runMain(main);

@@ -6,7 +6,7 @@ import { mkdirSync, rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { Interrupted, interruptSignal } from '../../src/demo/interrupt.ts';
+import { interruptSignal } from '../../src/demo/interrupt.ts';
 import { jobFaults } from '../../src/demo/job.ts';
 import { wholeNumber } from '../../src/demo/options.ts';
 import { readable } from '../../src/demo/progress.ts';
@@ -16,6 +16,7 @@ import { startBenchService } from './bench-service.ts';
 import { fixedPageSize, startFixedSite, type FixedSite } from './fixed-site.ts';
 import { plotGrowth } from './growth-plot.ts';
 import { spread } from './results.ts';
+import { runMain } from './run-main.ts';
 import { asMarkdown } from './tables.ts';
 import { watchRun } from './watch.ts';
 
@@ -159,9 +160,4 @@ function numbers(option: string, text: string, most: number): number[] {
   return text.split(',').map((number) => wholeNumber(option, number, 1, most));
 }
 
-try {
-  await main();
-} catch (error) {
-  console.error(error instanceof DemoError ? error.message : error);
-  process.exitCode = error instanceof Interrupted ? 130 : 1;
-}
+await runMain(main);

@@ -4,19 +4,20 @@
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { fileURLToPath } from 'node:url';
 import { interruptSignal } from '../../src/demo/interrupt.ts';
-import { followJob, jobFaults, jobSeconds, postJob } from '../../src/demo/job.ts';
+import { jobFaults, jobSeconds } from '../../src/demo/job.ts';
 import { wholeNumber } from '../../src/demo/options.ts';
-import { DemoError, freePort, pause, serviceReady, startService } from '../../src/demo/service.ts';
+import { DemoError } from '../../src/demo/service.ts';
 import type { JobRequest } from '../../src/schemas.ts';
 import { memoryDir } from '../helpers/folders.ts';
+import { startBenchService } from './bench-service.ts';
+import { runMain } from './run-main.ts';
 
 const WARM_UP_REQUESTS = 5_000;
-const STALL_MS = 60_000;
 
 type Sink = NonNullable<JobRequest['sink']>;
 
@@ -82,29 +83,13 @@ async function run(
   await using cleanUp = new AsyncDisposableStack();
   cleanUp.defer(() => rmSync(folder, { recursive: true, force: true }));
   const workers = wholeNumber('--workers', values.workers, 1, 64);
-  const logFile = `${folder}.log`;
-  const service = startService({
-    port: await freePort(0),
-    dataDir: join(folder, 'data'),
-    stateDir: join(folder, 'state'),
-    logFile,
-    settings: {
-      WORKERS: String(workers),
-      REDIS_URL: '',
-      ALLOWED_NETWORKS: '127.0.0.0/8',
-    },
-  });
+  mkdirSync(folder);
+  const service = await startBenchService(folder, workers, interruptSignal());
   cleanUp.defer(() => service.stop());
-  const signal = AbortSignal.any([interruptSignal(), service.gone]);
-  await serviceReady(service, logFile, signal);
-  while (((await (await fetch(`${service.url}/workers`)).json()) as { workers: unknown[] }).workers.length < workers) {
-    await pause(100, signal);
-  }
   const download = async (last: number, path: string) => {
     const source = { type: 'range', url: `${url}/transaction/{1..${last}}`, name: '{}.json' } as const;
     const request = { source, sink: { ...sink, path }, limits: { concurrency: inFlight } };
-    const { id } = await postJob(service.url, request, signal);
-    const job = await followJob(service.url, id, { signal, stallMs: STALL_MS, seen: () => {} });
+    const job = await service.download(request);
     const faults = jobFaults(job, last);
     if (faults.length > 0) throw new DemoError(faults.join('; '));
     return job;
@@ -115,7 +100,7 @@ async function run(
   const job = await download(requests, 'documents');
 
   const { most } = (await (await fetch(`${url}/count`)).json()) as { most: number };
-  const files = readdirSync(join(folder, 'data', 'documents'), { recursive: true, withFileTypes: true })
+  const files = readdirSync(join(service.dataDir, 'documents'), { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile() && !entry.parentPath.includes('.gigafetch'))
     .map((entry) => statSync(join(entry.parentPath, entry.name)).size);
   const seconds = jobSeconds(job);
@@ -152,9 +137,4 @@ function shown({ sink, seconds, share, mostInFlight, bytes, diskBytes }: Result,
   );
 }
 
-try {
-  await main();
-} catch (error) {
-  console.error(error instanceof DemoError ? error.message : error);
-  process.exitCode = 1;
-}
+await runMain(main);
