@@ -12,15 +12,13 @@ import { Requests } from './requests.ts';
 import type { Order } from './store.ts';
 import { fileRun, shardRun, type RunSize } from './walk.ts';
 import { START_LATE_MS_MAX } from './start-times.ts';
+import { ToldOrigins } from './told-origins.ts';
 
 const PULSE_MS = 250;
 /** A worker that needs its share now does not wait for the next pulse, but for this. */
 const SOON_MS = 20;
 /** As one that walks through tiny pages does for each of them. */
 const AT_ONCE_MS = 1;
-/** Pages wait in hand for an origin in trouble; after this they are given back, so that others get their places. */
-const WAIT_IN_HAND_MS = 3000;
-const COME_BACK_MS_MAX = 15_000;
 /** How long a job counts as making progress after a file was settled. */
 const PROGRESS_MS = 2000;
 /** After so many files their rate says something. */
@@ -56,6 +54,7 @@ export class JobInWork {
   readonly urlList: JobList;
   readonly source: ReturnType<typeof sourceOf>;
   readonly requests: Requests;
+  readonly #origins: ToldOrigins;
   readonly #parts: JobParts;
   readonly #attempts = new Set<Attempt>();
   #version: number;
@@ -88,6 +87,7 @@ export class JobInWork {
       nextFile: () => this.#nextFile(),
       outOfStarts: () => this.#outOfStarts(),
     });
+    this.#origins = new ToldOrigins(this.requests);
   }
 
   get spec(): JobSpec {
@@ -129,8 +129,7 @@ export class JobInWork {
 
   /** Whether this worker remembers something of the job's origins that its next page here must know. */
   get inTrouble(): boolean {
-    const now = performance.now();
-    return this.requests.origins.some((origin) => origin.troubleMs(now) > 0 || origin.waitMs(now) > 0);
+    return this.#origins.inTrouble;
   }
 
   /**
@@ -146,7 +145,7 @@ export class JobInWork {
 
   /** How long it makes no sense to begin a page, in ms; 0: begin now. */
   get comeBackInMs(): number {
-    return this.#outlasted() ? this.#waitMs() : 0;
+    return this.#origins.outlasted ? this.#origins.waitMs : 0;
   }
 
   begin(attempt: Attempt): void {
@@ -240,20 +239,9 @@ export class JobInWork {
     for (const attempt of this.#attempts) attempt.stop.abort(reason);
   }
 
-  /** Whether an origin has been in trouble for longer than pages wait in hand. */
-  #outlasted(): boolean {
-    const now = performance.now();
-    return this.requests.ownOrigins.some((origin) => origin.troubleMs(now) >= WAIT_IN_HAND_MS);
-  }
-
-  #waitMs(): number {
-    const now = performance.now();
-    const longest = Math.max(0, ...this.requests.ownOrigins.map((origin) => origin.waitMs(now)));
-    return Math.min(longest, COME_BACK_MS_MAX);
-  }
-
   /** Gives pages back that wait for an origin, and pauses the job when that took too long. */
   async #checkOrigins(): Promise<void> {
+    await this.#origins.findGoodFiles(this.#parts.redis, this.id);
     const now = performance.now();
     const outlasting = this.requests.origins.filter((origin) => origin.outageMs(now) >= this.spec.retry.maxOutageMs);
     for (const origin of outlasting) if (origin.isStray) origin.giveUp();
@@ -261,7 +249,7 @@ export class JobInWork {
       await this.#parts.pause('outage', this.#epoch);
       this.requests.forgetOrigins();
       this.#stopAll('moved');
-    } else if (this.requests.inFlight === 0 && this.#outlasted() && this.#waitMs() > 0) {
+    } else if (this.requests.inFlight === 0 && this.#origins.outlasted && this.#origins.waitMs > 0) {
       this.#stopAll('outage');
     }
   }
@@ -325,7 +313,8 @@ export class JobInWork {
       startsPerSecond,
       files: settled - this.#settledBefore,
       bytes: bytes - this.#bytesBefore,
-      holds: this.#holds(asked),
+      origins: this.#origins.news(asked),
+      epoch: this.#epoch,
       isIdle:
         attempts.length === 0 && settled === this.#settledBefore ? null : requests.pending === 0 && this.#waiting === 0,
       pages: attempts.map((attempt) => ({ seq: attempt.seq, nonce: attempt.nonce, counts: news(attempt) })),
@@ -347,7 +336,7 @@ export class JobInWork {
     if (this.spec.limits.requestsPerSecond === requestsPerSecond) {
       requests.starts.grant(asked, heard, answer.startDelayMs, answer.starts, 1000 / (startsPerSecond || 1));
     }
-    for (const [origin, ms] of Object.entries(answer.holds)) requests.origin(origin).hold(heard + ms);
+    this.#origins.othersTold(asked, heard, answer.origins);
     this.#stopLost(attempts, answer);
   }
 
@@ -366,10 +355,5 @@ export class JobInWork {
       const moved = state !== 'running' || epoch !== attempt.epoch || lost.includes(attempt.seq);
       if (moved && this.#attempts.has(attempt)) attempt.stop.abort('moved' satisfies StopReason);
     }
-  }
-
-  #holds(nowMs: number): Record<string, number> {
-    const held = this.requests.origins.filter(({ askedForUntilMs }) => askedForUntilMs > nowMs);
-    return Object.fromEntries(held.map(({ name, askedForUntilMs }) => [name, Math.ceil(askedForUntilMs - nowMs)]));
   }
 }

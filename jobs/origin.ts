@@ -1,6 +1,7 @@
 import type { FetchError } from '../src/errors.ts';
 import { retryDelayMs } from '../src/retry.ts';
 import type { Retry } from '../src/schemas.ts';
+import type { OriginNews } from './pulse.ts';
 import { ThrottledUrls } from './throttled.ts';
 import type { Transfer } from './transfer.ts';
 
@@ -18,6 +19,12 @@ export function troubleOf({ reason, statusCode }: FetchError): 'throttled' | 'si
   return silent ? 'silent' : null;
 }
 
+/** A URL of the origin that was fetched: that of a file, or of a page of a listing. */
+export interface Good {
+  readonly path: string;
+  readonly isFile: boolean;
+}
+
 /** A request that got no answer, until it is known whose fault that was. */
 interface Unanswered {
   readonly transfer: Transfer;
@@ -30,7 +37,8 @@ interface Unanswered {
  *
  * - *Throttled* (429, 503): nothing is asked before Retry-After (or a backoff) has passed; the requests in flight halve,
  *   then grow by one for each full window of answers (AIMD, RFC 5681 section 3.1). Then the URL that was fetched last is
- *   asked first: if that is answered, it was the files' own trouble.
+ *   asked first: if that is answered, it was the files' own trouble. Where files are throttled, only a file's answer tells
+ *   so: a listing may be answered while no file is.
  * - *Silent* (connection errors, time-outs, 502, 504): after three in a row, or when nothing else is left to ask, a single
  *   probe decides. If the origin answers, the silence was the files' own fault; if not, they wait, and further probes follow
  *   with growing pauses.
@@ -52,9 +60,12 @@ export class Origin {
   #nextProbeMs = 0;
   /** The one request that is made to find out whether it answers. */
   probing: Transfer | null = null;
-  #lastGood: string | null = null;
+  /** What was fetched last, a file if there was any. */
+  #lastGood: Good | null = null;
   #lastGoodMs = -Infinity;
   #throttledSinceMs: number | null = null;
+  /** Whether files are among what was throttled since. */
+  #filesThrottled = false;
   readonly #throttledUrls = new ThrottledUrls();
   /** Rounds of requests that were told to come back later, since the last answer. */
   #rounds = 0;
@@ -62,6 +73,10 @@ export class Origin {
   #doubted = false;
   /** When it was last found throttled, or a probe found it silent. */
   #troubledMs = 0;
+  /** When it was last found well. */
+  #wellMs = -Infinity;
+  /** Since when others know of its trouble: the page that is in trouble here may come from them. */
+  #othersSinceMs = Infinity;
   /** When any sign of trouble was seen last. */
   #signMs = 0;
   #lastError: FetchError | null = null;
@@ -104,14 +119,15 @@ export class Origin {
     return this.inFlight === 0 && this.pending === 0 && this.#inARow === 0 && this.waitMs(nowMs) === 0 && !this.isDown;
   }
 
-  /** For how long it has been in trouble without a break; 0 if it is not. */
+  /** For how long it has been in trouble without a break, as far as is known here and was not found otherwise; 0 if it is not. */
   troubleMs(nowMs: number): number {
     if (this.#isForgotten(nowMs)) return 0;
     const since = Math.min(
       this.isDown ? (this.#silentSinceMs ?? Infinity) : Infinity,
       this.#throttledSinceMs ?? Infinity,
     );
-    return Math.max(0, nowMs - since);
+    if (since === Infinity) return 0;
+    return Math.max(0, nowMs - Math.min(since, Math.max(this.#othersSinceMs, this.#wellMs)));
   }
 
   /**
@@ -127,30 +143,48 @@ export class Origin {
     return Math.max(0, this.#holdUntilMs - nowMs, this.isDown ? this.#nextProbeMs - nowMs : 0);
   }
 
-  /** Until when it asked this worker to be left alone. What other workers heard is not in it: they tell it themselves. */
-  get askedForUntilMs(): number {
-    return this.#askedForUntilMs;
+  /** What others shall know of it. What they told is not in it. */
+  news(nowMs: number): Pick<OriginNews, 'holdMs' | 'troubleMs'> {
+    const holdMs = Math.ceil(this.#askedForUntilMs - nowMs);
+    const troubleMs = Math.ceil(this.troubleMs(nowMs));
+    const isNews = !this.isStray && (troubleMs > 0 || this.#othersSinceMs < this.#wellMs);
+    return { ...(holdMs > 0 && { holdMs }), ...(isNews && { troubleMs }) };
   }
 
-  /** Leaves it alone until then, as it asked another worker. */
-  hold(untilMs: number): void {
-    this.#holdUntilMs = Math.max(this.#holdUntilMs, untilMs);
+  /** What others told between these two moments. */
+  othersTold(askedMs: number, heardMs: number, { holdMs, troubleMs }: OriginNews): void {
+    if (holdMs !== undefined) this.#holdUntilMs = Math.max(this.#holdUntilMs, heardMs + holdMs);
+    this.#othersSinceMs = troubleMs === undefined ? Infinity : askedMs - troubleMs;
+  }
+
+  /** A file that was fetched from there, by this worker as far as it knows; null: none was. */
+  get goodFile(): string | null {
+    return this.#lastGood?.isFile === true ? this.#lastGood.path : null;
+  }
+
+  /** Whether a file that others fetched would tell if all files are throttled. */
+  get wantsGoodFile(): boolean {
+    return this.#throttledSinceMs !== null && this.#filesThrottled && this.goodFile === null;
   }
 
   /** What to probe with until something was fetched here: others had an answer from there. */
-  assumeGood(path: string): void {
-    this.#lastGood ??= path;
+  assumeGood(good: Good): void {
+    if (this.#lastGood === null || (good.isFile && !this.#lastGood.isFile)) this.#lastGood = good;
   }
 
-  /** Something came back that tells of no trouble: `goodPath` if it was a file or a page. */
-  answered(nowMs: number, goodPath: string | null): void {
-    if (goodPath !== null) {
-      this.#lastGood = goodPath;
-      this.#lastGoodMs = nowMs;
-      this.#throttledUrls.forget(goodPath);
+  /** Something came back that tells of no trouble; `isGood`: a whole file or page. */
+  answered(nowMs: number, { path, isFile }: Good, isGood: boolean): void {
+    if (isGood) {
+      if (isFile || this.goodFile === null) this.#lastGood = { path, isFile };
+      this.#throttledUrls.forget(path);
     }
-    this.#throttledSinceMs = null;
-    this.#rounds = 0;
+    if (isFile || !this.#filesThrottled) {
+      if (isGood) this.#lastGoodMs = nowMs;
+      this.#wellMs = nowMs;
+      this.#throttledSinceMs = null;
+      this.#filesThrottled = false;
+      this.#rounds = 0;
+    }
     this.#doubted = false;
     this.#grow();
     this.#heard();
@@ -164,11 +198,12 @@ export class Origin {
     this.#heard();
     if (this.#isForgotten(nowMs)) {
       this.#throttledSinceMs = null;
-      this.#throttledUrls.forgetAll();
+      this.#filesThrottled = false;
     }
     this.#troubledMs = this.#signMs = nowMs;
     this.#lastError = error;
-    if (transfer.isNew) this.#throttledUrls.remember(nowMs, transfer, this.retry.maxOutageMs);
+    this.#filesThrottled ||= transfer.isFile;
+    if (!transfer.isProbe) this.#throttledUrls.remember(nowMs, transfer, this.retry.maxOutageMs);
     const { throttled } = transfer;
     const alone = throttled.times > 0 && this.#lastGoodMs > throttled.lastMs;
     if (throttled.times === 0) throttled.sinceMs = nowMs;
@@ -206,7 +241,7 @@ export class Origin {
    * The request to make as a probe now, null if none is due: one that `make` gives for the path that was fetched last, or
    * else one of those that wait. `idle`: there is nothing else to ask.
    */
-  probe(nowMs: number, idle: boolean, make: (origin: string, path: string) => Transfer): Transfer | null {
+  probe(nowMs: number, idle: boolean, make: (origin: string, good: Good) => Transfer): Transfer | null {
     const suspected = this.#suspected || (idle && this.#unanswered.length > 0);
     if (!suspected || this.probing !== null || this.waitMs(nowMs) > 0) return null;
     // What is in flight may tell, but a long download shall not keep all other files back.
@@ -282,7 +317,7 @@ export class Origin {
 
   #leaveAlone(untilMs: number): void {
     this.#askedForUntilMs = Math.max(this.#askedForUntilMs, untilMs);
-    this.hold(untilMs);
+    this.#holdUntilMs = Math.max(this.#holdUntilMs, untilMs);
   }
 
   #grow(): void {

@@ -173,6 +173,7 @@ export class PageFiles {
 /** Gets one file and stores it. */
 export class FileTransfer extends Transfer {
   override readonly isNew = true;
+  override readonly isFile = true;
   readonly page: PageFiles;
   readonly #writer: PageWriter;
   readonly #item: SourceFile;

@@ -4,10 +4,12 @@
 -- KEYS  1 job hash   2 in-flight hash   3 live counts hash   4 leases hash   5 rate hash (by second: files, bytes, pulses, of which idle)
 -- ARGV  1 worker   2 requests wanted in flight   3 requests in flight   4 concurrency   5 lease in ms
 --       6 request starts wanted   7 how many a second (0: no limit)   8 files finished since   9 bytes since
---       10 origins that asked to be left alone: JSON object, origin -> ms   11 whether it could make more requests than its
---       pages have (1 or 0; '' without pages)   12… triples: seq, nonce, live counts ('' where they did not change)
+--       10 what is told of origins: JSON object, origin -> { holdMs: it asked to be left alone for so long, troubleMs: it has
+--       been in trouble for so long (0: it is well), goodFile: a file that was fetched there }
+--       11 whether it could make more requests than its pages have (1 or 0; '' without pages)
+--       12 the epoch that what it knows of origins is of   13… triples: seq, nonce, live counts ('' where they did not change)
 -- Returns  state, epoch, requests granted in flight, ms until the first granted start, granted starts,
---          origins to be left alone as in 10, version of the record, lost seqs…
+--          what workers told of origins, as in 10, without files, version of the record, lost seqs…
 local J, I, P, L, R = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local call = redis.call
 local clock = call('TIME')
@@ -26,8 +28,8 @@ local function lease()
   local me, want, inFlight, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
   local all, others, wants = call('HGETALL', L), 0, {}
   for i = 1, #all, 2 do
-    if all[i] ~= 'nextStart' and all[i] ~= me and all[i]:sub(1, 5) ~= 'hold ' then
-      local held, wanted, ends = all[i + 1]:match('^(%d+) (%d+) (%d+)$')
+    local held, wanted, ends = all[i + 1]:match('^(%d+) (%d+) (%d+)$')
+    if held and all[i] ~= me then
       if tonumber(ends) <= now then call('HDEL', L, all[i]) else
         others = others + tonumber(held)
         if tonumber(wanted) > 0 then wants[#wants + 1] = { all[i], tonumber(wanted) } end
@@ -60,21 +62,42 @@ local function starts()
   return string.format('%.3f', first - now), want
 end
 
--- Retry-After holds an origin for all workers.
-local function holds()
-  for origin, ms in pairs(cjson.decode(ARGV[10])) do
-    local field, ends = 'hold ' .. origin, now + ms
-    if ends > tonumber(call('HGET', L, field) or 0) then call('HSET', L, field, string.format('%d', ends)) end
+-- Retry-After holds an origin for all workers; and how long it has been in trouble is known to a worker that a page comes to
+-- from another one. A trouble that nobody spoke of for so long may have ended; each epoch is another chance.
+local REMEMBERED = 120000
+local function origins()
+  for origin, told in pairs(cjson.decode(ARGV[10])) do
+    local hold, trouble = 'hold ' .. origin, 'trouble ' .. epoch .. ' ' .. origin
+    if told.goodFile then call('HSETNX', J, 'good ' .. origin, told.goodFile) end
+    if told.holdMs and now + told.holdMs > tonumber(call('HGET', L, hold) or 0) then
+      call('HSET', L, hold, string.format('%d', now + told.holdMs))
+    end
+    if told.troubleMs == 0 then call('HDEL', L, trouble)
+    elseif told.troubleMs and ARGV[12] == epoch then
+      local since, said = (call('HGET', L, trouble) or ''):match('^(%d+) (%d+)$')
+      local known = since and now - tonumber(said) <= REMEMBERED and tonumber(since) or now
+      call('HSET', L, trouble, string.format('%d %d', math.min(known, now - told.troubleMs), now))
+    end
   end
-  local all, left, longest = call('HGETALL', L), {}, 60000
+  local all, known, longest = call('HGETALL', L), {}, REMEMBERED
+  local function know(origin, what, ms)
+    known[origin] = known[origin] or {}
+    known[origin][what] = ms
+  end
   for i = 1, #all, 2 do
-    if all[i]:sub(1, 5) == 'hold ' then
+    local held = all[i]:match('^hold (.+)$')
+    local at, troubled = all[i]:match('^trouble (%d+) (.+)$')
+    if held then
       local ms = math.ceil(tonumber(all[i + 1]) - now)
-      if ms > 0 then left[all[i]:sub(6)], longest = ms, math.max(longest, ms) else call('HDEL', L, all[i]) end
+      if ms > 0 then know(held, 'holdMs', ms); longest = math.max(longest, ms) else call('HDEL', L, all[i]) end
+    elseif troubled then
+      local since, said = all[i + 1]:match('^(%d+) (%d+)$')
+      if at ~= epoch or now - tonumber(said) > REMEMBERED then call('HDEL', L, all[i])
+      else know(troubled, 'troubleMs', math.max(1, math.floor(now - tonumber(since)))) end
     end
   end
   call('PEXPIRE', L, longest) -- what is in it is of no use when nobody has said anything for so long
-  return next(left) and cjson.encode(left) or '{}'
+  return next(known) and cjson.encode(known) or '{}'
 end
 
 local granted = lease()
@@ -94,8 +117,8 @@ if ARGV[8] ~= '0' or idle ~= '' then
   end
 end
 
-local answer = { state, epoch, granted, delay, count, holds(), version or '0' }
-for i = 12, #ARGV, 3 do
+local answer = { state, epoch, granted, delay, count, origins(), version or '0' }
+for i = 13, #ARGV, 3 do
   local value = call('HGET', I, ARGV[i])
   local nonce = value and value:match('^%a %d+ (%S+) ')
   if nonce ~= ARGV[i + 1] then answer[#answer + 1] = ARGV[i]

@@ -3,6 +3,16 @@ import { Script } from '../src/redis.ts';
 import type { JobState } from '../src/schemas.ts';
 import { jobKeys } from './store.ts';
 
+/** What workers tell each other of an origin. */
+export interface OriginNews {
+  /** For how many ms it asked to be left alone (Retry-After). */
+  readonly holdMs?: number;
+  /** For how many ms it has been in trouble; 0: it is well. */
+  readonly troubleMs?: number;
+  /** The path of a file that was fetched there, for others to probe with. */
+  readonly goodFile?: string;
+}
+
 /** What a worker tells about one job it has pages of. */
 export interface PulseRequest {
   readonly worker: string;
@@ -16,8 +26,9 @@ export interface PulseRequest {
   /** Finished since the last pulse. */
   readonly files: number;
   readonly bytes: number;
-  /** Origins that asked to be left alone (Retry-After), and for how many ms. */
-  readonly holds: Readonly<Record<string, number>>;
+  /** By origin; as it was learned in this epoch. */
+  readonly origins: Readonly<Record<string, OriginNews>>;
+  readonly epoch: number;
   /** Whether every file of the pages was begun, so that more requests could be made; null: there are no pages. */
   readonly isIdle: boolean | null;
   /** The attempts in work; `counts`: what they counted so far, null where that did not change. */
@@ -32,8 +43,8 @@ export interface PulseAnswer {
   readonly granted: number;
   readonly startDelayMs: number;
   readonly starts: number;
-  /** Origins that asked any worker to be left alone, and for how many ms. */
-  readonly holds: Readonly<Record<string, number>>;
+  /** What any worker told of origins, files apart. */
+  readonly origins: Readonly<Record<string, Omit<OriginNews, 'goodFile'>>>;
   /** Of the job's record: another one where its order was changed. */
   readonly version: number;
   /** Pages that others have by now. */
@@ -44,6 +55,11 @@ export interface PulseAnswer {
 export const LEASE_MS = 5000;
 
 const script = new Script('pulse.lua', import.meta.url);
+
+/** A file that any worker fetched from the origin; null: none was told of. */
+export function readGoodFile(redis: Redis, job: string, origin: string): Promise<string | null> {
+  return redis.hget(jobKeys(job).job, `good ${origin}`);
+}
 
 /** Tells and asks Redis about one job; pulse.lua says how shares are found. */
 export async function pulse(redis: Redis, request: PulseRequest): Promise<PulseAnswer> {
@@ -61,19 +77,20 @@ export async function pulse(redis: Redis, request: PulseRequest): Promise<PulseA
       request.startsPerSecond,
       request.files,
       request.bytes,
-      JSON.stringify(request.holds),
+      JSON.stringify(request.origins),
       request.isIdle === null ? '' : Number(request.isIdle),
+      request.epoch,
       ...request.pages.flatMap(({ seq, nonce, counts }) => [seq, nonce, counts === null ? '' : JSON.stringify(counts)]),
     ],
   )) as [JobState | 'gone', string, number, string, number, string, string, ...string[]];
-  const [state, epoch, granted, startDelayMs, starts, holds, version, ...lost] = answer;
+  const [state, epoch, granted, startDelayMs, starts, origins, version, ...lost] = answer;
   return {
     state,
     epoch: Number(epoch),
     granted,
     startDelayMs: Number(startDelayMs),
     starts,
-    holds: JSON.parse(holds) as Record<string, number>,
+    origins: JSON.parse(origins) as PulseAnswer['origins'],
     version: Number(version),
     lost: lost.map(Number),
   };

@@ -103,7 +103,7 @@ export class Requests implements TransferOwner {
   /** The first page of the job's listing was answered, to whichever worker, or else there would be no other. */
   firstPageRead(): void {
     const url = URL.parse(kindOf(this.spec.source).first(this.spec.source));
-    if (url !== null) this.origin(url.origin).assumeGood(url.pathname + url.search);
+    if (url !== null) this.origin(url.origin).assumeGood({ path: url.pathname + url.search, isFile: false });
   }
 
   /** What went wrong before is no longer held against any origin. */
@@ -154,7 +154,7 @@ export class Requests implements TransferOwner {
   }
 
   answered(transfer: Transfer, good: boolean): void {
-    this.#inFlight.get(transfer)?.answered(performance.now(), good ? transfer.path : null);
+    this.#inFlight.get(transfer)?.answered(performance.now(), transfer, good);
   }
 
   streams(transfer: Transfer): void {
@@ -255,7 +255,7 @@ export class Requests implements TransferOwner {
   #probe(now: number, idle: boolean): Transfer | null {
     let waitMs = Infinity;
     for (const origin of this.#origins.values()) {
-      const probe = origin.probe(now, idle, (name, path) => new Probe(this, name, path));
+      const probe = origin.probe(now, idle, (name, good) => new Probe(this, name, good));
       if (probe !== null) return probe;
       if (this.#origins.size > ORIGINS_KEPT_MAX && origin.isStray && origin.isForgettable(now))
         this.#origins.delete(origin.name);

@@ -1,6 +1,10 @@
 import type { Transfer } from './transfer.ts';
 
 const KEPT_MAX = 10_000;
+/** A page of a listing that may have been read before, and was throttled no longer ago than this, was not read since. */
+const UNREAD_MS = 60_000;
+/** So long at least a file is remembered that was not heard of again: its page may be on its way from worker to worker. */
+const REMEMBERED_MS_MIN = 120_000;
 
 /**
  * Since when URLs of one origin have been throttled, beyond the attempts at their pages: a page that is given back for one
@@ -14,7 +18,9 @@ export class ThrottledUrls {
 
   /** Goes on with what is known of the URL from earlier attempts at its page. */
   remember(nowMs: number, transfer: Transfer, maxOutageMs: number): void {
-    const known = this.#known.get(transfer.path);
+    let known = this.#known.get(transfer.path);
+    const rememberedMs = transfer.isNew ? Math.max(REMEMBERED_MS_MIN, maxOutageMs) : UNREAD_MS;
+    if (known !== undefined && nowMs - known.lastMs > rememberedMs) known = undefined;
     if (known !== undefined && transfer.throttled.times === 0) {
       // Where others are throttled too that were not before, it is the origin that bears no more, and the URL's turn may not have come.
       known.sinceMs = Math.max(known.sinceMs, this.#addedMs);
@@ -32,9 +38,5 @@ export class ThrottledUrls {
 
   forget(path: string): void {
     this.#known.delete(path);
-  }
-
-  forgetAll(): void {
-    this.#known.clear();
   }
 }

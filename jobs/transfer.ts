@@ -5,7 +5,7 @@ import type { BodyWriter } from '../src/sinks/index.ts';
 import type { JobSpec } from '../src/schemas.ts';
 import type { Tally } from '../src/tally.ts';
 import type { Condition } from '../src/validators.ts';
-import { troubleOf } from './origin.ts';
+import { troubleOf, type Good } from './origin.ts';
 
 const REDIRECTS_MAX = 5;
 const NO_HEADERS: readonly string[] = [];
@@ -51,6 +51,8 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
   abstract readonly maxBytes: number;
   abstract readonly memoryBytes: number;
   readonly isProbe: boolean = false;
+  /** Whether it is a file of the job's that is fetched, rather than a page of its listing. */
+  readonly isFile: boolean = false;
   /** Whether it has had no outcome yet, whatever attempts at its page there were; a page of a listing may be listed anew. */
   readonly isNew: boolean = false;
   /** Attempts begun, the running one included. */
@@ -180,12 +182,14 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
 /** Finds out whether an origin answers, by a URL that it has answered before. What it answers is thrown away. */
 export class Probe extends Transfer {
   override readonly isProbe = true;
+  override readonly isFile: boolean;
   readonly abandoned = false;
   readonly maxBytes = PROBE_BYTES_MAX;
   readonly memoryBytes = PROBE_BYTES_MAX;
 
-  constructor(owner: TransferOwner, origin: string, path: string) {
+  constructor(owner: TransferOwner, origin: string, { path, isFile }: Good) {
     super(owner, origin, path, null);
+    this.isFile = isFile;
   }
 
   override onRedirect(): void {

@@ -6,7 +6,7 @@ import type { Redis } from 'ioredis';
 import { newAttempt, type Attempt } from '../jobs/attempt.ts';
 import { JobInWork } from '../jobs/job-in-work.ts';
 import { PageFiles } from '../jobs/page-files.ts';
-import { pulse, type PulseRequest } from '../jobs/pulse.ts';
+import { pulse, readGoodFile, type PulseRequest } from '../jobs/pulse.ts';
 import { START_LATE_MS_MAX, StartTimes } from '../jobs/start-times.ts';
 import { ChainStore, jobKeys } from '../jobs/store.ts';
 import type { FetchError } from '../src/errors.ts';
@@ -50,7 +50,8 @@ const quiet: PulseRequest = {
   startsPerSecond: 0,
   files: 0,
   bytes: 0,
-  holds: {},
+  origins: {},
+  epoch: 0,
   isIdle: null,
   pages: [],
 };
@@ -442,6 +443,36 @@ test('start times are late by no more than START_LATE_MS_MAX from when Redis may
   assert.equal(times.take(START_LATE_MS_MAX - 1), true);
   times.grant(0, START_LATE_MS_MAX, 1000, 2, 10);
   assert.equal(times.left, 1, 'an answer that took too long is of no use');
+});
+
+test('workers tell each other since when an origin is in trouble, until one finds it well or another epoch begins', async () => {
+  const origin = 'http://files.example:8080';
+  const tell = async (worker: string, troubleMs?: number, epoch = 0): Promise<number | undefined> => {
+    const news = troubleMs === undefined ? {} : { [origin]: { troubleMs } };
+    return (await ask({ worker, origins: news, epoch })).origins[origin]?.troubleMs;
+  };
+  assert.equal(await tell('a'), undefined);
+  await tell('a', 60_000);
+  await tell('b', 10_000);
+  assert.ok(((await tell('c')) ?? 0) >= 60_000, 'the longest');
+  assert.equal(await tell('d', 0), undefined);
+  assert.equal(await tell('c'), undefined);
+  await tell('a', 5_000);
+  const known = (await tell('b')) ?? 0;
+  assert.ok(known >= 5_000 && known < 60_000, 'what was before it was well is forgotten');
+  await store.pause('j', 'outage', 0);
+  await store.resume('j');
+  assert.equal(await tell('a', 20_000, 0), undefined, 'what was learned in another epoch says nothing');
+  assert.ok(((await tell('a', 20_000, 1)) ?? 0) >= 20_000);
+});
+
+test('a file that a worker fetched is there for others to probe with', async () => {
+  const origin = 'http://files.example';
+  assert.equal(await readGoodFile(redis, 'j', origin), null);
+  await ask({ origins: { [origin]: { goodFile: '/a' } } });
+  await ask({ worker: 'b', origins: { [origin]: { goodFile: '/b' } } });
+  assert.equal(await readGoodFile(redis, 'j', origin), '/a');
+  assert.equal((await ask({})).origins[origin], undefined);
 });
 
 test('live counts are written by who holds the page alone, and the others are told that they lost it', async () => {

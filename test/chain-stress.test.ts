@@ -421,7 +421,8 @@ class Walk {
       startsPerSecond: 0,
       files: 0,
       bytes: 0,
-      holds: {},
+      origins: {},
+      epoch: 0,
       isIdle: false,
     };
     const pages = [{ seq, nonce, counts: { filesDownloaded: 1 } }];

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Origin } from '../jobs/origin.ts';
+import { Origin, type Good } from '../jobs/origin.ts';
 import { Transfer, type TransferOwner } from '../jobs/transfer.ts';
 import { FetchError } from '../src/errors.ts';
 import { Tally } from '../src/tally.ts';
@@ -14,6 +14,7 @@ class Recorded extends Transfer {
   readonly fate: string[] = [];
   readonly maxBytes = 1;
   readonly memoryBytes = 1;
+  override readonly isFile: boolean = true;
   abandoned = false;
 
   constructor(path = '/a') {
@@ -52,7 +53,9 @@ const busy = (retryAfterMs?: number): FetchError =>
     ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
   });
 
-const make = (_: string, path: string): Transfer => new Recorded(path);
+const good = (path: string): Good => ({ path, isFile: true });
+const page = (path: string): Good => ({ path, isFile: false });
+const make = (_: string, { path }: Good): Transfer => new Recorded(path);
 const origin = (): Origin => new Origin(name, spec.retry);
 
 test('a request without an answer is charged when another one is answered', () => {
@@ -60,13 +63,13 @@ test('a request without an answer is charged when another one is answered', () =
   const lost = new Recorded();
   one.silent(0, lost, refused());
   assert.deepEqual([lost.fate, one.mayAsk(1)], [[], true]);
-  one.answered(2, '/b');
+  one.answered(2, good('/b'), true);
   assert.deepEqual([lost.fate, lost.attempts], [['again'], 2]);
 });
 
 test('after three requests in a row without an answer nothing is asked but one probe, when all others have ended', () => {
   const one = origin();
-  one.answered(0, '/good');
+  one.answered(0, good('/good'), true);
   one.inFlight = 2;
   for (const at of [1, 2, 3]) one.silent(at, new Recorded(), refused());
   assert.equal(one.mayAsk(4), false);
@@ -79,7 +82,7 @@ test('after three requests in a row without an answer nothing is asked but one p
 
 test('a long download keeps nobody from being probed', () => {
   const one = origin();
-  one.answered(0, '/good');
+  one.answered(0, good('/good'), true);
   one.inFlight = 2;
   const long = new Recorded('/long');
   one.streaming.add(long);
@@ -91,18 +94,18 @@ test('a long download keeps nobody from being probed', () => {
 
 test("where a probe is answered, the silence was the files' own fault", () => {
   const one = origin();
-  one.answered(0, '/good');
+  one.answered(0, good('/good'), true);
   const lost = [new Recorded(), new Recorded(), new Recorded()];
   for (const each of lost) one.silent(1, each, refused());
   assert.ok(one.probe(2, false, make));
-  one.answered(3, '/good');
+  one.answered(3, good('/good'), true);
   for (const { fate, attempts } of lost) assert.deepEqual([fate, attempts], [['again'], 2]);
   assert.equal(one.mayAsk(4), true);
 });
 
 test('where probes get no answer either, files wait without spending attempts, with growing pauses between probes', () => {
   const one = origin();
-  one.answered(0, '/good');
+  one.answered(0, good('/good'), true);
   const lost = [new Recorded(), new Recorded(), new Recorded()];
   for (const each of lost) one.silent(1, each, refused());
   let now = 2;
@@ -120,7 +123,7 @@ test('where probes get no answer either, files wait without spending attempts, w
   assert.ok((pauses[0] ?? 0) >= 200 && (pauses[0] ?? 0) <= 400);
   assert.ok(Math.max(...pauses) <= 15_000 && (pauses.at(-1) ?? 0) >= 7_500);
   assert.ok(one.troubleMs(now) > 60_000);
-  one.answered(now, '/good');
+  one.answered(now, good('/good'), true);
   for (const { fate, attempts } of lost) assert.deepEqual([fate, attempts], [['again'], 1]);
   assert.deepEqual([one.mayAsk(now), one.troubleMs(now), one.waitMs(now)], [true, 0, 0]);
 });
@@ -139,14 +142,14 @@ test('where nothing was ever fetched, the probe is the request that got no answe
 
 test('where others had an answer, the probe is what they asked for, until something is fetched here', () => {
   const one = origin();
-  one.assumeGood('/list');
+  one.assumeGood(page('/list'));
   const lost = new Recorded('/list?2');
   one.silent(0, lost, refused());
   assert.equal(one.probe(1, true, make)?.path, '/list');
-  one.answered(2, '/list');
+  one.answered(2, good('/list'), true);
   assert.deepEqual([lost.fate, lost.attempts], [['again'], 2]);
-  one.answered(3, '/good');
-  one.assumeGood('/list');
+  one.answered(3, good('/good'), true);
+  one.assumeGood(page('/list'));
   one.silent(4, new Recorded(), refused());
   assert.equal(one.probe(5, true, make)?.path, '/good');
 });
@@ -164,7 +167,7 @@ test('a page that comes while the origin is down is what is probed with, if its 
   one.waiting.push(next);
   assert.equal(one.probe(later, true, make), next);
   assert.deepEqual(one.waiting, []);
-  one.answered(later + 1, '/list?2');
+  one.answered(later + 1, good('/list?2'), true);
   assert.equal(one.mayAsk(later + 1), true);
 });
 
@@ -187,7 +190,7 @@ test('requests in flight halve once for a round of throttled ones, and grow agai
   assert.equal(one.mayAsk(2000), false);
   one.inFlight = 3;
   assert.equal(one.mayAsk(2000), true);
-  for (let answers = 0; answers < 4; answers += 1) one.answered(2000, '/a');
+  for (let answers = 0; answers < 4; answers += 1) one.answered(2000, good('/a'), true);
   one.inFlight = 4;
   assert.equal(one.mayAsk(2000), true);
   one.inFlight = 5;
@@ -204,14 +207,44 @@ test('a file that alone is throttled for maxOutageMs fails; while all are, it wa
   const one = origin();
   const alone = new Recorded();
   one.throttled(0, alone, busy(10));
-  one.answered(30_000, '/other');
+  one.answered(30_000, good('/other'), true);
   one.throttled(60_001, alone, busy(10));
   assert.deepEqual(alone.fate, ['again', 'http_status']);
 });
 
+test('where files are throttled, the pages of a listing that are answered tell nothing of them', () => {
+  const one = origin();
+  one.answered(0, page('/list'), true);
+  const file = new Recorded('/file');
+  one.throttled(1, file, busy(10));
+  for (let at = 10_000; at <= 60_000; at += 10_000) one.answered(at, page('/list?2'), true);
+  one.throttled(60_002, file, busy(10));
+  assert.deepEqual(file.fate, ['again', 'again'], 'no other file was fetched');
+  assert.ok(one.outageMs(60_003) >= 60_000);
+  one.answered(60_003, good('/other'), true);
+  assert.equal(one.troubleMs(60_004), 0);
+  const listing = Object.assign(new Recorded('/list?3'), { isFile: false });
+  one.throttled(60_005, listing, busy(10));
+  one.answered(60_006, page('/list'), true);
+  assert.equal(one.troubleMs(60_007), 0, 'it was the trouble of that page');
+});
+
+test('where this worker fetched no file, one that others fetched tells whether all are throttled', () => {
+  const one = origin();
+  one.assumeGood(page('/list'));
+  assert.equal(one.wantsGoodFile, false);
+  one.throttled(1, new Recorded(), busy(10));
+  assert.equal(one.wantsGoodFile, true);
+  one.assumeGood(good('/file'));
+  one.assumeGood(page('/list?2'));
+  assert.deepEqual([one.wantsGoodFile, one.goodFile], [false, '/file']);
+  one.waiting.push(new Recorded());
+  assert.equal(one.probe(1 + one.waitMs(1), true, make)?.path, '/file');
+});
+
 test('a throttled probe is an answer', () => {
   const one = origin();
-  one.answered(0, '/good');
+  one.answered(0, good('/good'), true);
   const lost = new Recorded();
   for (const each of [lost, new Recorded(), new Recorded()]) one.silent(1, each, refused());
   const probe = one.probe(2, false, make);
@@ -236,7 +269,7 @@ test('a file that is throttled again while others succeed slows nobody else down
   };
   assert.equal(window(), 4);
   for (let at = 1; at < 10; at += 1) {
-    one.answered(at * 1000, '/other');
+    one.answered(at * 1000, good('/other'), true);
     one.throttled(at * 1000 + 1, alone, busy());
   }
   assert.ok(window() >= 4);
@@ -245,14 +278,14 @@ test('a file that is throttled again while others succeed slows nobody else down
 
 test('after a round of throttled requests the URL that was fetched last is asked first, and tells whose trouble it is', () => {
   const one = origin();
-  one.answered(0, '/good');
+  one.answered(0, good('/good'), true);
   const alone = new Recorded();
   one.throttled(1, alone, busy());
   one.waiting.push(alone);
   const later = 1 + one.waitMs(1);
   assert.equal(one.mayAsk(later), false);
   assert.equal(one.probe(later, true, make)?.path, '/good');
-  one.answered(later, '/good');
+  one.answered(later, good('/good'), true);
   assert.deepEqual([one.mayAsk(later), one.troubleMs(later)], [true, 0]);
   one.throttled(60_002, alone, busy());
   assert.deepEqual(alone.fate, ['again', 'http_status'], 'others were answered: it fails, the job does not pause');
@@ -265,7 +298,7 @@ test('how long a URL has been throttled is known to the next attempt at its page
   ] as const) {
     const one = origin();
     one.throttled(0, Object.assign(new Recorded(), { isNew }), busy(30_000));
-    one.answered(30_000, '/other');
+    one.answered(30_000, good('/other'), true);
     const again = Object.assign(new Recorded(), { isNew });
     one.throttled(60_001, again, busy());
     assert.deepEqual(again.fate, [fate]);
@@ -275,6 +308,18 @@ test('how long a URL has been throttled is known to the next attempt at its page
   }
 });
 
+test('a page of a listing that may have been read before, and is throttled each time it is listed anew, fails too', () => {
+  const one = origin();
+  const list = (nowMs: number): string[] => {
+    one.answered(nowMs - 1, good('/other'), true);
+    const again = Object.assign(new Recorded('/list?2'), { isFile: false });
+    one.throttled(nowMs, again, busy(10));
+    return again.fate;
+  };
+  for (const at of [1, 15_000, 30_000, 45_000]) assert.deepEqual(list(at), ['again']);
+  assert.deepEqual(list(60_001), ['http_status']);
+});
+
 test('a file that was fetched, or was throttled long ago, is not taken for throttled all the time', () => {
   for (const [fetchedMs, againMs] of [
     [10, 60_001],
@@ -282,8 +327,8 @@ test('a file that was fetched, or was throttled long ago, is not taken for throt
   ] as const) {
     const one = origin();
     one.throttled(0, Object.assign(new Recorded('/a'), { isNew: true }), busy(1));
-    if (fetchedMs !== null) one.answered(fetchedMs, '/a');
-    one.answered(againMs - 1, '/other');
+    if (fetchedMs !== null) one.answered(fetchedMs, good('/a'), true);
+    one.answered(againMs - 1, good('/other'), true);
     const again = Object.assign(new Recorded('/a'), { isNew: true });
     one.throttled(againMs, again, busy());
     assert.deepEqual(again.fate, ['again']);
@@ -294,7 +339,7 @@ test('where ever other files are throttled, none that comes back is taken for th
   const one = origin();
   const throttle = (nowMs: number, path: string): string[] => {
     const file = Object.assign(new Recorded(path), { isNew: true });
-    one.answered(nowMs - 1, '/other');
+    one.answered(nowMs - 1, good('/other'), true);
     one.throttled(nowMs, file, busy(1));
     return file.fate;
   };
@@ -313,9 +358,9 @@ test('of too many throttled URLs those are remembered that come back', () => {
   };
   for (let count = 0; count < 10_000; count += 1) throttle(0, `/${count}`);
   throttle(1, '/one-more');
-  one.answered(60_001, '/other');
+  one.answered(60_001, good('/other'), true);
   assert.deepEqual(throttle(60_002, '/one-more').fate, ['again'], 'there was no room for it');
-  one.answered(120_002, '/other');
+  one.answered(120_002, good('/other'), true);
   assert.deepEqual(
     throttle(120_003, '/one-more').fate,
     ['http_status'],
@@ -325,7 +370,7 @@ test('of too many throttled URLs those are remembered that come back', () => {
 
 test('a URL that was fetched before and is throttled now does not keep all others from being asked', () => {
   const one = origin();
-  one.answered(0, '/good');
+  one.answered(0, good('/good'), true);
   const waits = new Recorded();
   one.throttled(1, waits, busy(10));
   one.waiting.push(waits);
@@ -338,6 +383,24 @@ test('a URL that was fetched before and is throttled now does not keep all other
   assert.equal(one.mayAsk(later), true);
   one.throttled(later, waits, busy(10));
   assert.equal(one.mayAsk(later + 1000), false, 'they take turns');
+});
+
+test('how long others know of its trouble counts where it is in trouble here too, but for what was before it was well', () => {
+  const one = origin();
+  one.isOwn = true;
+  one.othersTold(200_000, 200_010, { troubleMs: 90_000 });
+  assert.deepEqual([one.troubleMs(200_010), one.news(200_010)], [0, {}], 'it may be well by now');
+  one.throttled(200_020, new Recorded(), busy(1));
+  assert.equal(one.outageMs(200_020), 90_020);
+  assert.equal(one.news(200_020).troubleMs, 90_020);
+  one.answered(200_030, good('/a'), true);
+  assert.equal(one.news(200_040).troubleMs, 0, 'the others shall know');
+  one.throttled(200_050, new Recorded(), busy(1));
+  assert.equal(one.troubleMs(200_060), 30);
+  one.othersTold(200_070, 200_080, {});
+  assert.equal(one.troubleMs(200_080), 30);
+  one.answered(200_090, good('/a'), true);
+  assert.equal(one.news(200_090).troubleMs, undefined);
 });
 
 test('trouble that nothing was heard of for minutes is not counted with new trouble', () => {

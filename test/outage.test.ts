@@ -167,3 +167,23 @@ test('such a file fails too where its page is given back meanwhile, again and ag
   assert.deepEqual([job.state, job.failures], ['completed_with_failures', { http_status: 1 }]);
   assert.equal(job.progress.filesDownloaded, 29);
 });
+
+test('such a file fails too where only workers that are gone fetched another one', async (t) => {
+  const server = await fileServer(t, { files: 2 });
+  server.fault('/get/1.bin', { status: 503, headers: { 'retry-after': '2' } });
+  const { id } = await service.post(order(server, 'others-fetched', { maxOutageMs: 4_000 }));
+  await service.until(id, ({ progress }) => progress.filesDownloaded === 1);
+  service.kill('worker');
+  const job = await service.ended(id);
+  assert.deepEqual([job.state, job.failures], ['completed_with_failures', { http_status: 1 }]);
+});
+
+test('where the listing is answered and all files are throttled, the job pauses after maxOutageMs', async (t) => {
+  const server = await fileServer(t, { files: 30, pageSize: 10 });
+  server.fault(/^\/get\//, { status: 429, headers: { 'retry-after': '1' } });
+  const { id } = await service.post(order(server, 'all-throttled', { maxOutageMs: 3_000 }));
+  const many = server.requested('/get/29.bin', 30).then(() => null);
+  const job = await Promise.race([service.ended(id), many]);
+  assert.ok(job !== null, 'it goes on for ever');
+  assert.deepEqual([job.state, job.pausedReason, job.progress.filesFailed], ['paused', 'outage', 0]);
+});
