@@ -73,7 +73,7 @@ export class Origin {
   #doubted = false;
   /** When it was last found throttled, or a probe found it silent. */
   #troubledMs = 0;
-  /** When it was last found well. */
+  /** When a file was last answered. */
   #wellMs = -Infinity;
   /** Since when others know of its trouble: the page that is in trouble here may come from them. */
   #othersSinceMs = Infinity;
@@ -144,17 +144,25 @@ export class Origin {
   }
 
   /** What others shall know of it. What they told is not in it. */
-  news(nowMs: number): Pick<OriginNews, 'holdMs' | 'troubleMs'> {
+  news(nowMs: number): Omit<OriginNews, 'goodFile'> {
     const holdMs = Math.ceil(this.#askedForUntilMs - nowMs);
     const troubleMs = Math.ceil(this.troubleMs(nowMs));
     const isNews = !this.isStray && (troubleMs > 0 || this.#othersSinceMs < this.#wellMs);
-    return { ...(holdMs > 0 && { holdMs }), ...(isNews && { troubleMs }) };
+    const throttled = this.#throttledUrls.longest(nowMs);
+    return {
+      ...(holdMs > 0 && { holdMs }),
+      ...(isNews && { troubleMs }),
+      ...(Object.keys(throttled).length > 0 && { throttled }),
+    };
   }
 
   /** What others told between these two moments. */
-  othersTold(askedMs: number, heardMs: number, { holdMs, troubleMs }: OriginNews): void {
+  othersTold(askedMs: number, heardMs: number, { holdMs, troubleMs, throttled }: OriginNews): void {
     if (holdMs !== undefined) this.#holdUntilMs = Math.max(this.#holdUntilMs, heardMs + holdMs);
+    const isNew = troubleMs !== undefined && this.#othersSinceMs === Infinity;
     this.#othersSinceMs = troubleMs === undefined ? Infinity : askedMs - troubleMs;
+    if (isNew) this.#doubt();
+    this.#throttledUrls.othersTold(askedMs, throttled ?? {});
   }
 
   /** A file that was fetched from there, by this worker as far as it knows; null: none was. */
@@ -162,14 +170,23 @@ export class Origin {
     return this.#lastGood?.isFile === true ? this.#lastGood.path : null;
   }
 
-  /** Whether a file that others fetched would tell if all files are throttled. */
+  /** Whether a file that others fetched would tell if it is the origin that is in trouble. */
   get wantsGoodFile(): boolean {
-    return this.#throttledSinceMs !== null && this.#filesThrottled && this.goodFile === null;
+    const isThrottled = this.#throttledSinceMs !== null && this.#filesThrottled;
+    return this.goodFile === null && (isThrottled || this.#othersSinceMs < Infinity);
   }
 
   /** What to probe with until something was fetched here: others had an answer from there. */
   assumeGood(good: Good): void {
-    if (this.#lastGood === null || (good.isFile && !this.#lastGood.isFile)) this.#lastGood = good;
+    if (this.#lastGood !== null && (!good.isFile || this.#lastGood.isFile)) return;
+    this.#lastGood = good;
+    this.#doubt();
+  }
+
+  /** Asks for a file that was fetched before anything else, where others have trouble: that may be their files' own. */
+  #doubt(): void {
+    if (this.goodFile !== null && this.#othersSinceMs < Infinity && this.#wellMs < this.#othersSinceMs)
+      this.#doubted = true;
   }
 
   /** Something came back that tells of no trouble; `isGood`: a whole file or page. */
@@ -178,9 +195,10 @@ export class Origin {
       if (isFile || this.goodFile === null) this.#lastGood = { path, isFile };
       this.#throttledUrls.forget(path);
     }
+    // A page of a listing says nothing to others, where files may be in trouble.
+    if (isFile) this.#wellMs = nowMs;
     if (isFile || !this.#filesThrottled) {
       if (isGood) this.#lastGoodMs = nowMs;
-      this.#wellMs = nowMs;
       this.#throttledSinceMs = null;
       this.#filesThrottled = false;
       this.#rounds = 0;

@@ -2,15 +2,17 @@
 -- of the budgets that hold over all workers. Nothing here is truth: the chain never reads what is written here.
 --
 -- KEYS  1 job hash   2 in-flight hash   3 live counts hash   4 leases hash   5 rate hash (by second: files, bytes, pulses, of which idle)
+--       6 what workers told of origins
 -- ARGV  1 worker   2 requests wanted in flight   3 requests in flight   4 concurrency   5 lease in ms
 --       6 request starts wanted   7 how many a second (0: no limit)   8 files finished since   9 bytes since
 --       10 what is told of origins: JSON object, origin -> { holdMs: it asked to be left alone for so long, troubleMs: it has
---       been in trouble for so long (0: it is well), goodFile: a file that was fetched there }
+--       been in trouble for so long (0: it is well), throttled: JSON object, path -> ms that it alone has been in trouble,
+--       goodFile: the path of a file that was fetched }
 --       11 whether it could make more requests than its pages have (1 or 0; '' without pages)
 --       12 the epoch that what it knows of origins is of   13… triples: seq, nonce, live counts ('' where they did not change)
 -- Returns  state, epoch, requests granted in flight, ms until the first granted start, granted starts,
 --          what workers told of origins, as in 10, without files, version of the record, lost seqs…
-local J, I, P, L, R = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local J, I, P, L, R, O = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local call = redis.call
 local clock = call('TIME')
 local second = tonumber(clock[1])
@@ -28,7 +30,7 @@ local function lease()
   local me, want, inFlight, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
   local all, others, wants = call('HGETALL', L), 0, {}
   for i = 1, #all, 2 do
-    local held, wanted, ends = all[i + 1]:match('^(%d+) (%d+) (%d+)$')
+    local held, wanted, ends = all[i + 1]:match('^(%d+) (%d+) (%d+)$') -- not 'nextStart'
     if held and all[i] ~= me then
       if tonumber(ends) <= now then call('HDEL', L, all[i]) else
         others = others + tonumber(held)
@@ -62,46 +64,59 @@ local function starts()
   return string.format('%.3f', first - now), want
 end
 
--- Retry-After holds an origin for all workers; and how long it has been in trouble is known to a worker that a page comes to
--- from another one. A trouble that nobody spoke of for so long may have ended; each epoch is another chance.
+-- Retry-After holds an origin for all workers; and for how long an origin, or one URL, has been in trouble is known to a worker
+-- that a page comes to from another one. What nobody spoke of for so long may have ended; each epoch is another chance.
 local REMEMBERED = 120000
+local function toldSince(field)
+  local since, said = (call('HGET', O, field) or ''):match('^(%d+) (%d+)$')
+  return since and now - tonumber(said) <= REMEMBERED and tonumber(since) or nil
+end
+local function tell(field, ms)
+  call('HSET', O, field, string.format('%d %d', math.min(toldSince(field) or now, now - ms), now))
+end
 local function origins()
   for origin, told in pairs(cjson.decode(ARGV[10])) do
     local hold, trouble = 'hold ' .. origin, 'trouble ' .. epoch .. ' ' .. origin
     if told.goodFile then call('HSETNX', J, 'good ' .. origin, told.goodFile) end
-    if told.holdMs and now + told.holdMs > tonumber(call('HGET', L, hold) or 0) then
-      call('HSET', L, hold, string.format('%d', now + told.holdMs))
+    if told.holdMs and now + told.holdMs > tonumber(call('HGET', O, hold) or 0) then
+      call('HSET', O, hold, string.format('%d', now + told.holdMs))
     end
-    if told.troubleMs == 0 then call('HDEL', L, trouble)
-    elseif told.troubleMs and ARGV[12] == epoch then
-      local since, said = (call('HGET', L, trouble) or ''):match('^(%d+) (%d+)$')
-      local known = since and now - tonumber(said) <= REMEMBERED and tonumber(since) or now
-      call('HSET', L, trouble, string.format('%d %d', math.min(known, now - told.troubleMs), now))
+    if ARGV[12] == epoch then
+      if told.troubleMs == 0 then call('HDEL', O, trouble) elseif told.troubleMs then tell(trouble, told.troubleMs) end
+      for path, ms in pairs(told.throttled or {}) do tell('url ' .. epoch .. ' ' .. origin .. ' ' .. path, ms) end
     end
   end
-  local all, known, longest = call('HGETALL', L), {}, REMEMBERED
-  local function know(origin, what, ms)
+  local known, longest = {}, REMEMBERED
+  local function of(origin)
     known[origin] = known[origin] or {}
-    known[origin][what] = ms
+    return known[origin]
   end
+  local all = call('HGETALL', O)
   for i = 1, #all, 2 do
-    local held = all[i]:match('^hold (.+)$')
-    local at, troubled = all[i]:match('^trouble (%d+) (.+)$')
+    local field = all[i]
+    local held = field:match('^hold (.+)$')
     if held then
       local ms = math.ceil(tonumber(all[i + 1]) - now)
-      if ms > 0 then know(held, 'holdMs', ms); longest = math.max(longest, ms) else call('HDEL', L, all[i]) end
-    elseif troubled then
-      local since, said = all[i + 1]:match('^(%d+) (%d+)$')
-      if at ~= epoch or now - tonumber(said) > REMEMBERED then call('HDEL', L, all[i])
-      else know(troubled, 'troubleMs', math.max(1, math.floor(now - tonumber(since)))) end
+      if ms > 0 then of(held).holdMs = ms; longest = math.max(longest, ms) else call('HDEL', O, field) end
+    else
+      local kind, at, origin, path = field:match('^(%a+) (%d+) (%S+) ?(.*)$')
+      local since = at == epoch and toldSince(field)
+      local ms = since and math.max(1, math.floor(now - since))
+      if not since then call('HDEL', O, field)
+      elseif kind == 'trouble' then of(origin).troubleMs = ms
+      else
+        of(origin).throttled = of(origin).throttled or {}
+        of(origin).throttled[path] = ms
+      end
     end
   end
-  call('PEXPIRE', L, longest) -- what is in it is of no use when nobody has said anything for so long
+  if #all > 0 then call('PEXPIRE', O, longest) end
   return next(known) and cjson.encode(known) or '{}'
 end
 
 local granted = lease()
 local delay, count = starts()
+call('PEXPIRE', L, 60000) -- what is in it is of no use when nobody has said anything for so long
 
 local idle = ARGV[11]
 if ARGV[8] ~= '0' or idle ~= '' then

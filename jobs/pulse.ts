@@ -9,6 +9,8 @@ export interface OriginNews {
   readonly holdMs?: number;
   /** For how many ms it has been in trouble; 0: it is well. */
   readonly troubleMs?: number;
+  /** URLs that were told to come back later again and again: for how many ms, by path. */
+  readonly throttled?: Readonly<Record<string, number>>;
   /** The path of a file that was fetched there, for others to probe with. */
   readonly goodFile?: string;
 }
@@ -66,7 +68,7 @@ export async function pulse(redis: Redis, request: PulseRequest): Promise<PulseA
   const keys = jobKeys(request.job);
   const answer = (await script.run(
     redis,
-    [keys.job, keys.inFlight, keys.live, keys.leases, keys.rate],
+    [keys.job, keys.inFlight, keys.live, keys.leases, keys.rate, keys.origins],
     [
       request.worker,
       request.wanted,

@@ -23,6 +23,7 @@ export function jobKeys(id: string) {
     live: `${job}:p`,
     leases: `${job}:l`,
     rate: `${job}:r`,
+    origins: `${job}:o`,
   };
 }
 
@@ -260,7 +261,7 @@ export class ChainStore {
   /** Removes the record of a job that is not active. */
   async delete(id: string): Promise<'ok' | 'conflict' | 'unknown'> {
     const keys = jobKeys(id);
-    return (await this.#run('delete', id, [keys.leases, keys.rate]))[0] as 'ok' | 'conflict' | 'unknown';
+    return (await this.#run('delete', id, [keys.leases, keys.rate, keys.origins]))[0] as 'ok' | 'conflict' | 'unknown';
   }
 
   /**

@@ -3,6 +3,10 @@ import type { Transfer } from './transfer.ts';
 const KEPT_MAX = 10_000;
 /** A page of a listing that may have been read before, and was throttled no longer ago than this, was not read since. */
 const UNREAD_MS = 60_000;
+/** Of so many URLs others are told, of those that were heard of lately. */
+const TOLD_MAX = 16;
+const TOLD_MS_MIN = 3000;
+const HEARD_OF_MS = 60_000;
 /** So long at least a file is remembered that was not heard of again: its page may be on its way from worker to worker. */
 const REMEMBERED_MS_MIN = 120_000;
 
@@ -15,12 +19,17 @@ export class ThrottledUrls {
   readonly #known = new Map<string, Transfer['throttled']>();
   /** When one was added to them. */
   #addedMs = 0;
+  /** Since when others know it of URLs, by path. */
+  #others: ReadonlyMap<string, number> = new Map();
 
   /** Goes on with what is known of the URL from earlier attempts at its page. */
   remember(nowMs: number, transfer: Transfer, maxOutageMs: number): void {
     let known = this.#known.get(transfer.path);
     const rememberedMs = transfer.isNew ? Math.max(REMEMBERED_MS_MIN, maxOutageMs) : UNREAD_MS;
     if (known !== undefined && nowMs - known.lastMs > rememberedMs) known = undefined;
+    const othersSinceMs = this.#others.get(transfer.path);
+    if (known === undefined && othersSinceMs !== undefined)
+      known = { times: 1, sinceMs: othersSinceMs, lastMs: othersSinceMs };
     if (known !== undefined && transfer.throttled.times === 0) {
       // Where others are throttled too that were not before, it is the origin that bears no more, and the URL's turn may not have come.
       known.sinceMs = Math.max(known.sinceMs, this.#addedMs);
@@ -34,6 +43,22 @@ export class ThrottledUrls {
     if (this.#known.size === KEPT_MAX) return;
     this.#known.set(transfer.path, transfer.throttled);
     if (known === undefined) this.#addedMs = nowMs;
+  }
+
+  /** Those that have been throttled longest, and for how many ms: what others shall know. */
+  longest(nowMs: number): Record<string, number> {
+    const lasting = [...this.#known].filter(
+      ([, { sinceMs, lastMs }]) => nowMs - sinceMs >= TOLD_MS_MIN && nowMs - lastMs <= HEARD_OF_MS,
+    );
+    lasting.sort(([, a], [, b]) => a.sinceMs - b.sinceMs);
+    return Object.fromEntries(
+      lasting.slice(0, TOLD_MAX).map(([path, { sinceMs }]) => [path, Math.floor(nowMs - sinceMs)]),
+    );
+  }
+
+  /** What others told, at this moment. */
+  othersTold(nowMs: number, throttled: Readonly<Record<string, number>>): void {
+    this.#others = new Map(Object.entries(throttled).map(([path, ms]) => [path, nowMs - ms]));
   }
 
   forget(path: string): void {

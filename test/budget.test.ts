@@ -61,7 +61,11 @@ const ask = async (changes: Partial<PulseRequest>) => pulse(redis, { ...quiet, .
 /** As `pulse`, with a lease of its own; only what is granted in flight. */
 async function lease(worker: string, wanted: number, inFlight: number, concurrency: number, leaseMs: number) {
   const args = [worker, wanted, inFlight, concurrency, leaseMs, 0, 0, 0, 0, '{}', ''];
-  const answer = await script.run(redis, [keys.job, keys.inFlight, keys.live, keys.leases, keys.rate], args);
+  const answer = await script.run(
+    redis,
+    [keys.job, keys.inFlight, keys.live, keys.leases, keys.rate, keys.origins],
+    args,
+  );
   return Number((answer as unknown[])[2]);
 }
 
@@ -464,6 +468,16 @@ test('workers tell each other since when an origin is in trouble, until one find
   await store.resume('j');
   assert.equal(await tell('a', 20_000, 0), undefined, 'what was learned in another epoch says nothing');
   assert.ok(((await tell('a', 20_000, 1)) ?? 0) >= 20_000);
+});
+
+test('workers tell each other since when a URL alone is throttled', async () => {
+  const origin = 'http://files.example';
+  const news = { [origin]: { throttled: { '/a?b c': 50_000 } } };
+  await ask({ origins: news });
+  assert.ok(((await ask({ worker: 'b' })).origins[origin]?.throttled?.['/a?b c'] ?? 0) >= 50_000);
+  await store.pause('j', 'outage', 0);
+  await store.resume('j');
+  assert.deepEqual((await ask({ origins: news })).origins, {}, 'each epoch is another chance');
 });
 
 test('a file that a worker fetched is there for others to probe with', async () => {

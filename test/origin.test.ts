@@ -308,6 +308,27 @@ test('how long a URL has been throttled is known to the next attempt at its page
   }
 });
 
+/** A file is throttled while another one is fetched. Returns its fate. */
+function throttleAlone(one: Origin, nowMs: number): string[] {
+  const file = Object.assign(new Recorded('/a'), { isNew: true });
+  one.answered(nowMs - 1, good('/other'), true);
+  one.throttled(nowMs, file, busy(1));
+  return file.fate;
+}
+
+test('how long a URL has been throttled is known from other workers, whose page it was', () => {
+  const there = origin();
+  throttleAlone(there, 1);
+  assert.equal(there.news(1_000).throttled, undefined, 'it may be over soon');
+  const news = there.news(50_000);
+  assert.deepEqual(news.throttled, { '/a': 49_999 });
+  const here = origin();
+  here.othersTold(50_000, 50_010, news);
+  assert.deepEqual(throttleAlone(here, 60_000), ['again']);
+  assert.deepEqual(throttleAlone(here, 60_002), ['http_status']);
+  assert.equal(here.news(60_003).throttled, undefined);
+});
+
 test('a page of a listing that may have been read before, and is throttled each time it is listed anew, fails too', () => {
   const one = origin();
   const list = (nowMs: number): string[] => {
@@ -390,6 +411,8 @@ test('how long others know of its trouble counts where it is in trouble here too
   one.isOwn = true;
   one.othersTold(200_000, 200_010, { troubleMs: 90_000 });
   assert.deepEqual([one.troubleMs(200_010), one.news(200_010)], [0, {}], 'it may be well by now');
+  one.answered(200_011, page('/list'), true);
+  assert.deepEqual(one.news(200_012), {}, 'the listing may be, and the files not');
   one.throttled(200_020, new Recorded(), busy(1));
   assert.equal(one.outageMs(200_020), 90_020);
   assert.equal(one.news(200_020).troubleMs, 90_020);
@@ -401,6 +424,22 @@ test('how long others know of its trouble counts where it is in trouble here too
   assert.equal(one.troubleMs(200_080), 30);
   one.answered(200_090, good('/a'), true);
   assert.equal(one.news(200_090).troubleMs, undefined);
+});
+
+test('where others have trouble, a file that was fetched before is asked for first, and may end it for all', () => {
+  const one = origin();
+  one.isOwn = true;
+  one.assumeGood(page('/list'));
+  one.othersTold(100, 110, { troubleMs: 50 });
+  assert.deepEqual([one.mayAsk(120), one.wantsGoodFile], [true, true]);
+  one.assumeGood(good('/file'));
+  one.waiting.push(new Recorded());
+  assert.deepEqual([one.mayAsk(130), one.wantsGoodFile], [false, false]);
+  assert.equal(one.probe(130, true, make)?.path, '/file');
+  one.answered(140, good('/file'), true);
+  assert.deepEqual([one.mayAsk(150), one.news(150).troubleMs], [true, 0]);
+  one.othersTold(160, 170, { troubleMs: 110 });
+  assert.equal(one.mayAsk(180), true, 'it is known better here');
 });
 
 test('trouble that nothing was heard of for minutes is not counted with new trouble', () => {
