@@ -3,7 +3,7 @@ import type { Redis } from 'ioredis';
 import type { Counts } from '../src/tally.ts';
 import type { PageQueue } from './queue.ts';
 import { jobKeys, sharedKeys } from './store.ts';
-import { beat } from './workers.ts';
+import { readWorkers } from './workers.ts';
 
 const JOBS_AT_ONCE = 500;
 
@@ -22,9 +22,9 @@ export interface Figures {
 
 /** Reads them. Not of one moment: what is counted meanwhile may be in one figure and not in another. */
 export async function readFigures(redis: Redis, queue: PageQueue): Promise<Figures> {
-  const [totals, { living }, hints, chains] = await Promise.all([
+  const [totals, living, hints, chains] = await Promise.all([
     redis.hgetall(sharedKeys.totals),
-    beat(redis, null),
+    readWorkers(redis),
     queue.waiting(),
     readChains(redis),
   ]);

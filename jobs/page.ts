@@ -23,11 +23,12 @@ export interface PageContext {
   readonly store: ChainStore;
   readonly queue: PageQueue;
   readonly logger: Logger;
-  /** The ids of the workers that live, this one included, as they were known last and as they are now. */
-  readonly alive: ReadonlySet<string>;
+  /** How many workers live. */
+  readonly workers: number;
   readonly company: Company;
   readonly wakeUps: Pick<WakeUpSender, 'told'>;
   readonly folder: DataFolder;
+  /** The ids of the workers that live, this one included. */
   living(): Promise<ReadonlySet<string>>;
   /** Removes what lies beside the job's shards, if it is at its end. */
   forgetMade(job: JobInWork): Promise<void>;
@@ -262,8 +263,8 @@ async function list(
   return { ...run, listed: run.items.length, failedBefore: [] };
 }
 
-function advance({ store, alive }: PageContext, job: JobInWork, { seq, nonce }: Attempt, run: Run) {
-  const cap = pagesInFlightMax(alive.size, job.spec.limits.concurrency, run.items.length);
+function advance({ store, workers }: PageContext, job: JobInWork, { seq, nonce }: Attempt, run: Run) {
+  const cap = pagesInFlightMax(workers, job.spec.limits.concurrency, run.items.length);
   return store.advance(job.id, seq, nonce, { ...run, cap });
 }
 

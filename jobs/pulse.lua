@@ -26,29 +26,44 @@ end
 -- Concurrency: leases. What is held over all workers never exceeds the limit, because a worker is granted only what
 -- the others do not hold, and holds what it has in flight until that has ended. Each is entitled to an even share
 -- (the largest equal one that leaves nothing unused); who has more gives back as its requests end.
+-- Few workers are looked through each time; of many the sum and the largest share are kept, and found anew a few times a second.
+-- What is kept: 'all' = "held over all, largest share, until when".
+local FEW, KEPT_MS = 32, 250
 local function lease()
   local me, want, inFlight, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-  local all, others, wants = call('HGETALL', L), 0, {}
-  for i = 1, #all, 2 do
-    local held, wanted, ends = all[i + 1]:match('^(%d+) (%d+) (%d+)$') -- not 'nextStart'
-    if held and all[i] ~= me then
-      if tonumber(ends) <= now then call('HDEL', L, all[i]) else
-        others = others + tonumber(held)
-        if tonumber(wanted) > 0 then wants[#wants + 1] = { all[i], tonumber(wanted) } end
+  local mine = tonumber((call('HGET', L, me) or '0'):match('^%d+'))
+  local kept, largest, ends = (call('HGET', L, 'all') or ''):match('^(%d+) (%d+) (%d+) %d+$')
+  local others, share
+  if kept and now < tonumber(ends) and call('HLEN', L) > FEW then
+    others, share = tonumber(kept) - mine, math.min(want, tonumber(largest))
+  else
+    local all, wants = call('HGETALL', L), {}
+    others, share, largest, ends = 0, 0, limit, now + KEPT_MS
+    for i = 1, #all, 2 do
+      local held, wanted, untilMs = all[i + 1]:match('^(%d+) (%d+) (%d+)$') -- not 'all' and 'nextStart'
+      if held and all[i] ~= me then
+        if tonumber(untilMs) <= now then call('HDEL', L, all[i]) else
+          others = others + tonumber(held)
+          if tonumber(wanted) > 0 then wants[#wants + 1] = { all[i], tonumber(wanted) } end
+        end
       end
     end
-  end
-  if want == 0 and inFlight == 0 then call('HDEL', L, me); return 0 end
-  wants[#wants + 1] = { me, want }
-  table.sort(wants, function(a, b) return a[2] < b[2] or (a[2] == b[2] and a[1] < b[1]) end)
-  local left, share = limit, 0
-  for i, w in ipairs(wants) do
-    local even = math.min(w[2], math.ceil(left / (#wants - i + 1)))
-    if w[1] == me then share = even end
-    left = left - even
+    if want > 0 then wants[#wants + 1] = { me, want } end
+    table.sort(wants, function(a, b) return a[2] < b[2] or (a[2] == b[2] and a[1] < b[1]) end)
+    local left = limit
+    for i, w in ipairs(wants) do
+      largest = math.ceil(left / (#wants - i + 1))
+      local even = math.min(w[2], largest)
+      if w[1] == me then share = even end
+      left = left - even
+    end
   end
   local granted = math.max(0, math.min(share, limit - others))
-  call('HSET', L, me, string.format('%d %d %d', math.max(granted, inFlight), want, now + tonumber(ARGV[5])))
+  local holds = math.max(granted, inFlight)
+  if want == 0 and inFlight == 0 then call('HDEL', L, me); granted, holds = 0, 0 else
+    call('HSET', L, me, string.format('%d %d %d', holds, want, now + tonumber(ARGV[5])))
+  end
+  call('HSET', L, 'all', string.format('%d %d %d 0', others + holds, largest, ends))
   return granted
 end
 
@@ -120,14 +135,15 @@ call('PEXPIRE', L, 60000) -- what is in it is of no use when nobody has said any
 
 local idle = ARGV[11]
 if ARGV[8] ~= '0' or idle ~= '' then
+  local isFirst = call('HEXISTS', R, second) == 0
   call('HINCRBY', R, second, ARGV[8])
   call('HINCRBY', R, 'b' .. second, ARGV[9])
   if idle ~= '' then
     call('HINCRBY', R, 'p' .. second, 1)
     call('HINCRBY', R, 'i' .. second, idle)
   end
-  call('EXPIRE', R, 60)
-  for _, field in ipairs(call('HKEYS', R)) do
+  if isFirst then call('EXPIRE', R, 60) end
+  for _, field in ipairs(isFirst and call('HKEYS', R) or {}) do
     if tonumber((field:gsub('%a', ''))) < second - 15 then call('HDEL', R, field) end
   end
 end

@@ -23,7 +23,7 @@ import { digestOf } from './request-digest.ts';
 import { ChainStore, jobKeys, type Hints, type Refused } from './store.ts';
 import { readJobs } from './view.ts';
 import { WakeUpSender, type Change } from './wake-ups.ts';
-import { beat } from './workers.ts';
+import { readWorkers } from './workers.ts';
 
 /** How often a call is tried anew whose job changed meanwhile; each time later, by up to so much, as others try too. */
 const TURNS_MAX = 20;
@@ -231,7 +231,7 @@ class RedisJobService {
   /** Every worker that gave a sign of life in the last seconds, oldest first. */
   workers(): Promise<WorkerInfo[]> {
     return this.#reach(async () => {
-      const { living } = await beat(this.#redis, null);
+      const living = await readWorkers(this.#redis);
       return living
         .map(({ place: _place, consumer: _consumer, ...shown }) => shown)
         .sort((a, b) => (a.id < b.id ? -1 : 1));

@@ -21,11 +21,12 @@ import { HintConsumer, PageQueue } from './queue.ts';
 import { ChainStore } from './store.ts';
 import { WakeUpSender } from './wake-ups.ts';
 import type { ShownWorker, WorkerFigures } from './worker-server.ts';
-import { BEAT_MS, beat, isDead, leave, place, type Workers, type WorkerSign } from './workers.ts';
+import { BEAT_MS, beat, isDead, leave, place, readWorkers, type BeatAnswer, type WorkerSign } from './workers.ts';
 
 /** Pages in work at once, of all jobs together; most of them wait for their job's turn. */
 const PAGES_AT_ONCE = 128;
 const SWEEP_MS = 2000;
+const SWEEPERS_MAX = 16;
 /** A job without pages here is kept open for its next page, but not for long. */
 const JOB_IDLE_MS = 3000;
 const URL_FILES_SWEEP_MS = 600_000;
@@ -44,7 +45,7 @@ export interface WorkerOptions {
 /** One worker process: takes pages of all jobs, several at once, over one set of connections. */
 export class DownloadWorker implements ShownWorker {
   readonly id = uuidv7();
-  alive: ReadonlySet<string> = new Set([this.id]);
+  workers = 1;
   readonly store: ChainStore;
   readonly queue: PageQueue;
   readonly logger: Logger;
@@ -92,7 +93,7 @@ export class DownloadWorker implements ShownWorker {
     this.#timers = [
       this.#every(BEAT_MS, () => this.#beat()),
       this.#every(SWEEP_MS, () => this.#sweep()),
-      setInterval(() => this.#closeIdle(), JOB_IDLE_MS),
+      this.#every(JOB_IDLE_MS, () => this.#closeIdle()),
       this.#every(URL_FILES_SWEEP_MS, () => this.#sweepUrlFiles()),
     ];
     this.#try(this.#beat());
@@ -127,8 +128,8 @@ export class DownloadWorker implements ShownWorker {
   }
 
   async living(): Promise<ReadonlySet<string>> {
-    this.alive = this.#ids((await beat(this.#redis, null)).living);
-    return this.alive;
+    const living = await readWorkers(this.#redis);
+    return new Set(living.filter((worker) => !isDead(worker, this.#place)).map(({ id }) => id)).add(this.id);
   }
 
   /** Gives all pages back and ends. What is in flight is aborted. */
@@ -199,7 +200,7 @@ export class DownloadWorker implements ShownWorker {
   async #beat(): Promise<void> {
     const settled = this.#settledEnded + sum(this.#opened.values(), (job) => job.settled);
     const now = performance.now();
-    const { living, missing } = await this.#tell({
+    const { living, folders, neighbours } = await this.#tell({
       id: this.id,
       host: hostname(),
       pid: process.pid,
@@ -213,9 +214,9 @@ export class DownloadWorker implements ShownWorker {
     });
     this.#settledBefore = settled;
     this.#beatBefore = now;
-    const dead = [...living, ...missing].filter((worker) => isDead(worker, this.#place));
-    this.alive = this.#ids(living);
-    this.folder.living = new Set(living.map(({ dataId }) => dataId));
+    this.workers = living;
+    this.folder.living = folders;
+    const dead = neighbours.filter((worker) => isDead(worker, this.#place));
     if (dead.length === 0) return;
     const jobs = await this.store.active();
     for (const { id, consumer } of dead) {
@@ -226,24 +227,24 @@ export class DownloadWorker implements ShownWorker {
   }
 
   /** Gives a sign of life, and tells what was done since the last one. */
-  async #tell(sign: WorkerSign | null): Promise<Workers> {
+  async #tell(sign: WorkerSign | null): Promise<BeatAnswer> {
     const done = this.#fetcher.tally.take();
     try {
-      const workers = await beat(this.#redis, sign, done);
+      const answer = await beat(this.#redis, sign, done);
       this.#toldAtMs = performance.now();
-      return workers;
+      return answer;
     } catch (error) {
       this.#fetcher.tally.putBack(done);
       throw error;
     }
   }
 
-  #ids(living: readonly WorkerSign[]): ReadonlySet<string> {
-    return new Set(living.filter((worker) => !isDead(worker, this.#place)).map(({ id }) => id)).add(this.id);
-  }
-
-  /** Puts back hints that got lost, or were put off by a wrong clock. Part of correctness: everything that adds hints may be killed before it does. */
+  /**
+   * Puts back hints that got lost, or were put off by a wrong clock. Part of correctness: everything that adds hints may be killed
+   * before it does. Where there are many workers, some of them at a time are enough, whichever they are.
+   */
   async #sweep(): Promise<void> {
+    if (Math.random() * this.workers > SWEEPERS_MAX) return;
     for (const id of await this.store.active()) await this.queue.add(id, await this.store.todo(id));
     await this.queue.takeUpOverdue();
   }
@@ -252,13 +253,15 @@ export class DownloadWorker implements ShownWorker {
     await this.#urlFiles.sweep(Date.now(), async (id) => (await this.store.order(id)) !== null);
   }
 
-  #closeIdle(): void {
+  async #closeIdle(): Promise<void> {
+    if (![...this.#opened.values()].some(isIdle)) return;
+    const living = await this.living();
     for (const [id, job] of this.#opened) {
-      if (job.pagesInWork > 0 || job.inTrouble || performance.now() - job.idleSince < JOB_IDLE_MS) continue;
+      if (!isIdle(job)) continue;
       this.#settledEnded += job.settled;
       this.#opened.delete(id);
       this.#jobs.delete(id);
-      job.sink.sweep(this.alive);
+      job.sink.sweep(living);
       if (job.isOver) this.#try(this.forgetMade(job));
       void job.close();
     }
@@ -297,4 +300,8 @@ function sum<T>(of: Iterable<T>, number: (one: T) => number): number {
   let total = 0;
   for (const one of of) total += number(one);
   return total;
+}
+
+function isIdle(job: JobInWork): boolean {
+  return job.pagesInWork === 0 && !job.inTrouble && performance.now() - job.idleSince >= JOB_IDLE_MS;
 }

@@ -21,28 +21,62 @@ export interface WorkerSign extends WorkerInfo {
   readonly consumer: string;
 }
 
-export interface Workers {
-  readonly living: readonly WorkerSign[];
-  /** Not heard of for a while, or not for long enough to be sure. */
-  readonly missing: readonly WorkerSign[];
+/** What a worker is told in answer to its sign of life. */
+export interface BeatAnswer {
+  /** How many workers live. */
+  readonly living: number;
+  /** The ids of the folders they have. */
+  readonly folders: ReadonlySet<string>;
+  /** Those of the same place, living or not heard of for a while. */
+  readonly neighbours: readonly WorkerSign[];
 }
 
 const script = new Script('beat.lua', import.meta.url);
 
-/** The workers there are. With `self`, that one gives its sign of life. `done`: what was done since it was told last. */
-export async function beat(redis: Redis, self: WorkerSign | null, done: Counts = {}): Promise<Workers> {
-  const said = (await script.run(
+/** Gives a sign of life; null: of none that shall be known. `done`: what was done since it was told last. */
+export async function beat(redis: Redis, self: WorkerSign | null, done: Counts = {}): Promise<BeatAnswer> {
+  const { workers, workersSaid, totals, folders } = sharedKeys;
+  const [living, folderIds, neighbours] = (await script.run(
     redis,
-    [sharedKeys.workers, sharedKeys.workersSaid, sharedKeys.totals, sharedKeys.folders],
-    [self?.id ?? '', self === null ? '' : JSON.stringify(self), REMEMBERED_MS, ...Object.entries(done).flat()],
-  )) as (number | string)[];
+    [workers, workersSaid, totals, folders, placeKey(self?.place ?? null)],
+    [
+      self?.id ?? '',
+      self === null ? '' : JSON.stringify(self),
+      SIGN_OF_LIFE_MS,
+      REMEMBERED_MS,
+      ...Object.entries(done).flat(),
+    ],
+  )) as [number, string[], string[]];
+  return {
+    living,
+    folders: new Set(folderIds),
+    neighbours: neighbours.map((said) => JSON.parse(said) as WorkerSign),
+  };
+}
+
+/** Every worker that lives, whatever its place. Costs the more the more there are. */
+export async function readWorkers(redis: Redis): Promise<WorkerSign[]> {
+  const asked = redis
+    .multi()
+    .time()
+    .zrange(sharedKeys.workers, '0', '-1', 'WITHSCORES')
+    .hgetall(sharedKeys.workersSaid);
+  const [time, signs, said] = ((await asked.exec()) ?? []).map(([error, reply]) => {
+    if (error) throw error;
+    return reply;
+  }) as [[string, string], string[], Record<string, string>];
+  const nowMs = Number(time[0]) * 1000 + Number(time[1]) / 1000;
   const living: WorkerSign[] = [];
-  const missing: WorkerSign[] = [];
-  for (let index = 0; index < said.length; index += 2) {
-    const sign = JSON.parse(String(said[index + 1])) as WorkerSign;
-    (Number(said[index]) <= SIGN_OF_LIFE_MS ? living : missing).push(sign);
+  for (let index = 0; index < signs.length; index += 2) {
+    const sign = said[signs[index] ?? ''];
+    if (sign !== undefined && nowMs - Number(signs[index + 1]) <= SIGN_OF_LIFE_MS)
+      living.push(JSON.parse(sign) as WorkerSign);
   }
-  return { living, missing };
+  return living;
+}
+
+function placeKey(of: string | null): string {
+  return `${sharedKeys.workers}:at:${of}`;
 }
 
 /** Takes a worker off the list, and its shares of the budgets of `jobs` with it. */

@@ -449,6 +449,25 @@ test('start times are late by no more than START_LATE_MS_MAX from when Redis may
   assert.equal(times.left, 1, 'an answer that took too long is of no use');
 });
 
+test('of many workers, too, each gets an even share in the end, and at no moment are more in flight than the limit', async () => {
+  const concurrency = 200;
+  const wants = new Map(Array.from({ length: 60 }, (_, index) => [`w${index}`, 99]));
+  const inFlight = new Map<string, number>();
+  /** Asks for all in turn, who then have in flight what they were granted, until it `is` so. */
+  const until = async (is: (shares: number[]) => boolean): Promise<void> => {
+    do {
+      for (const [worker, wanted] of wants) {
+        inFlight.set(worker, await lease(worker, wanted, inFlight.get(worker) ?? 0, concurrency, MINUTE_MS));
+        const all = [...inFlight.values()].reduce((sum, one) => sum + one, 0);
+        assert.ok(all <= concurrency, `${all} in flight`);
+      }
+    } while (!is([...inFlight.values()]));
+  };
+  await until((shares) => shares.every((share) => share === 3 || share === 4));
+  for (const worker of [...wants.keys()].slice(0, 40)) wants.set(worker, 0);
+  await until((shares) => shares.every((share, index) => share === (index < 40 ? 0 : 10)));
+});
+
 test('workers tell each other since when an origin is in trouble, until one finds it well or another epoch begins', async () => {
   const origin = 'http://files.example:8080';
   const tell = async (worker: string, troubleMs?: number, epoch = 0): Promise<number | undefined> => {
