@@ -119,7 +119,10 @@ export class Origin {
     return this.inFlight === 0 && this.pending === 0 && this.#inARow === 0 && this.waitMs(nowMs) === 0 && !this.isDown;
   }
 
-  /** For how long it has been in trouble without a break, as far as is known here and was not found otherwise; 0 if it is not. */
+  /**
+   * For how long it has been in trouble without a break; 0 if it is not. What others know counts where it is in trouble here, too, but
+   * for what was before it was well here.
+   */
   troubleMs(nowMs: number): number {
     if (this.#isForgotten(nowMs)) return 0;
     const since = Math.min(
@@ -148,7 +151,7 @@ export class Origin {
     const holdMs = Math.ceil(this.#askedForUntilMs - nowMs);
     const troubleMs = Math.ceil(this.troubleMs(nowMs));
     const isNews = !this.isStray && (troubleMs > 0 || this.#othersSinceMs < this.#wellMs);
-    const throttled = this.#throttledUrls.longest(nowMs);
+    const throttled = this.#throttledUrls.longest(nowMs, this.retry.maxOutageMs);
     return {
       ...(holdMs > 0 && { holdMs }),
       ...(isNews && { troubleMs }),

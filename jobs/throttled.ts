@@ -3,12 +3,11 @@ import type { Transfer } from './transfer.ts';
 const KEPT_MAX = 10_000;
 /** A page of a listing that may have been read before, and was throttled no longer ago than this, was not read since. */
 const UNREAD_MS = 60_000;
-/** Of so many URLs others are told, of those that were heard of lately. */
+/** So long at least a URL is remembered that was not heard of again: its page may be on its way from worker to worker. */
+const REMEMBERED_MS_MIN = 120_000;
+/** Of so many URLs others are told. */
 const TOLD_MAX = 16;
 const TOLD_MS_MIN = 3000;
-const HEARD_OF_MS = 60_000;
-/** So long at least a file is remembered that was not heard of again: its page may be on its way from worker to worker. */
-const REMEMBERED_MS_MIN = 120_000;
 
 /**
  * Since when URLs of one origin have been throttled, beyond the attempts at their pages: a page that is given back for one
@@ -27,9 +26,11 @@ export class ThrottledUrls {
     let known = this.#known.get(transfer.path);
     const rememberedMs = transfer.isNew ? Math.max(REMEMBERED_MS_MIN, maxOutageMs) : UNREAD_MS;
     if (known !== undefined && nowMs - known.lastMs > rememberedMs) known = undefined;
-    const othersSinceMs = this.#others.get(transfer.path);
-    if (known === undefined && othersSinceMs !== undefined)
-      known = { times: 1, sinceMs: othersSinceMs, lastMs: othersSinceMs };
+    const othersMs = this.#others.get(transfer.path);
+    if (othersMs !== undefined) {
+      known ??= { times: 1, sinceMs: othersMs, lastMs: othersMs };
+      known.sinceMs = Math.min(known.sinceMs, othersMs);
+    }
     if (known !== undefined && transfer.throttled.times === 0) {
       // Where others are throttled too that were not before, it is the origin that bears no more, and the URL's turn may not have come.
       known.sinceMs = Math.max(known.sinceMs, this.#addedMs);
@@ -46,9 +47,10 @@ export class ThrottledUrls {
   }
 
   /** Those that have been throttled longest, and for how many ms: what others shall know. */
-  longest(nowMs: number): Record<string, number> {
+  longest(nowMs: number, maxOutageMs: number): Record<string, number> {
+    const rememberedMs = Math.max(REMEMBERED_MS_MIN, maxOutageMs);
     const lasting = [...this.#known].filter(
-      ([, { sinceMs, lastMs }]) => nowMs - sinceMs >= TOLD_MS_MIN && nowMs - lastMs <= HEARD_OF_MS,
+      ([, { sinceMs, lastMs }]) => nowMs - sinceMs >= TOLD_MS_MIN && nowMs - lastMs <= rememberedMs,
     );
     lasting.sort(([, a], [, b]) => a.sinceMs - b.sinceMs);
     return Object.fromEntries(
