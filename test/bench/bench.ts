@@ -22,7 +22,9 @@ import { asText, mainTable, roleTable } from './tables.ts';
 import { fileSystemOf, makeTarget } from './target.ts';
 import { compile, findTools, installTools, remedy, toolEnvironment, type Need } from './tools.ts';
 
-const warmFilesMax = 20_000;
+/** What a process gets first: the compiler is at work for the first hundred thousand. */
+const warmFilesMax = 100_000;
+const smallFileBytesMax = 65_536;
 const filesMin = 100;
 
 /** What all runs have in common. */
@@ -67,7 +69,8 @@ async function main(): Promise<number> {
   cleanUp.defer(() => process.chdir(home));
   const entries = chosen.map((row) => ({ row, result: emptyResult(row, options, tools) }));
   const present = entries.filter(({ result }) => result.missing === null);
-  const warmFiles = Math.min(warmFilesMax, Math.ceil(options.files / 10));
+  const isSmall = options.fileBytes <= smallFileBytesMax && options.delayMs === 0;
+  const warmFiles = Math.min(warmFilesMax, isSmall ? options.files : Math.ceil(options.files / 10));
   const target = makeTarget(options.target, folder, options.files, options.fileBytes);
   const server = await startServer(options, tools.get('nginx') ?? '', folder, present, warmFiles);
   cleanUp.defer(() => server.stop());

@@ -255,7 +255,8 @@ function loop(
     needs: [],
     share: 1,
     stores: store !== 'fetch',
-    commands: ({ url, files, connections, folder, warmFiles }) => {
+    commands: ({ url, files, connections, folder, warmFiles: warmFilesMax }) => {
+      const warmFiles = Math.min(warmFilesMax, files);
       const numbers = [url, files, connections, folder, warmFiles].map(String);
       return [[process.execPath, peer('loop.ts'), way, store, ...numbers]];
     },

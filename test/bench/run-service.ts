@@ -15,7 +15,7 @@ import { documentBytes, type FileServer } from './site.ts';
 import { watchRun } from './watch.ts';
 
 /**
- * Starts the service as `npm start` does, all its files below `folder`, warms its workers up by a small job, then measures
+ * Starts the service as `npm start` does, all its files below `folder`, warms its workers up by small jobs, then measures
  * one job and checks every byte. Rejects with a DemoError where anything is not as it must be, or with the signal's reason.
  */
 export async function runService(
@@ -36,7 +36,8 @@ export async function runService(
   const { logFile, signal } = service;
   const download = (path: string, files: number): Promise<Job> =>
     service.download(jobRequest(row, { ...place, files }, path));
-  await download('warm', place.warmFiles);
+  // As many for each worker as a bare loop gets.
+  for (let worker = 0; worker < workers; worker += 1) await download(`warm-${worker}`, place.warmFiles);
 
   // What was asked before begins anew.
   if (watchesLoops) await loopP99Ms(logFile);
