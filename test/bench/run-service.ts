@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkFiles } from '../../src/demo/check.ts';
 import { demoBytes, demoName } from '../../src/demo/files.ts';
@@ -36,8 +36,11 @@ export async function runService(
   const { logFile, signal } = service;
   const download = (path: string, files: number): Promise<Job> =>
     service.download(jobRequest(row, { ...place, files }, path));
-  // As many for each worker as a bare loop gets.
-  for (let worker = 0; worker < workers; worker += 1) await download(`warm-${worker}`, place.warmFiles);
+  // As many for each worker as a bare loop gets; and what lies about costs whoever comes after.
+  for (let worker = 0; worker < workers; worker += 1) {
+    await download('warm', place.warmFiles);
+    rmSync(join(service.dataDir, 'warm'), { recursive: true });
+  }
 
   // What was asked before begins anew.
   if (watchesLoops) await loopP99Ms(logFile);

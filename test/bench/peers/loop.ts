@@ -2,7 +2,7 @@
  * Runs one way of getting files in a process of its own: `loop.ts WAY STORE ORIGIN FILES CONNECTIONS FOLDER WARM_FILES`.
  * WARM_FILES are got first, for the compiler; what the rest takes is told as a line of JSON.
  */
-import { closeSync, mkdirSync, openSync, renameSync, writeSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { demoFileBytes } from '../../../src/demo/files.ts';
 import { dispatch } from './dispatch.ts';
@@ -38,7 +38,9 @@ const [wayName = '', how = '', origin = '', files, connections, folder = '', war
 const way = ways[wayName];
 if (!way) throw new Error(`no way is called "${wayName}"`);
 const task = { origin, from: 0, connections: Number(connections) };
-await way({ ...task, to: Number(warmFiles), store: storeIn(join(folder, '../warm'), how) });
+const warm = join(folder, '../warm');
+await way({ ...task, to: Number(warmFiles), store: storeIn(warm, how) });
+rmSync(warm, { recursive: true, force: true });
 const store = storeIn(folder, how);
 const cpu = process.cpuUsage();
 const began = performance.now();
