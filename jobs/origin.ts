@@ -12,6 +12,9 @@ const PROBE_DELAY_MS_MAX = 15_000;
 /** Trouble that nothing was heard of for so long may have ended in between: new trouble begins anew. */
 const TROUBLE_REMEMBERED_MS = 120_000;
 
+/** Trouble that is over soon is nobody else's business. */
+const TOLD_MS_MIN = 1000;
+
 /** What an error says of the origin rather than of the file. `silent`: it may be down. */
 export function troubleOf({ reason, statusCode }: FetchError): 'throttled' | 'silent' | null {
   if (statusCode === 429 || statusCode === 503) return 'throttled';
@@ -149,8 +152,10 @@ export class Origin {
   /** What others shall know of it. What they told is not in it. */
   news(nowMs: number): Omit<OriginNews, 'goodFile'> {
     const holdMs = Math.ceil(this.#askedForUntilMs - nowMs);
-    const troubleMs = Math.ceil(this.troubleMs(nowMs));
-    const isNews = !this.isStray && (troubleMs > 0 || this.#othersSinceMs < this.#wellMs);
+    // What others know ended, even if it is in trouble again.
+    const isOver = this.#othersSinceMs < this.#wellMs;
+    const troubleMs = isOver ? 0 : Math.ceil(this.troubleMs(nowMs));
+    const isNews = !this.isStray && (isOver || troubleMs >= TOLD_MS_MIN);
     const throttled = this.#throttledUrls.longest(nowMs, this.retry.maxOutageMs);
     return {
       ...(holdMs > 0 && { holdMs }),

@@ -144,7 +144,7 @@ if ARGV[8] ~= '0' or idle ~= '' then
   end
   if isFirst then call('EXPIRE', R, 60) end
   for _, field in ipairs(isFirst and call('HKEYS', R) or {}) do
-    if tonumber((field:gsub('%a', ''))) < second - 15 then call('HDEL', R, field) end
+    if tonumber((field:gsub('%a', ''))) < second - 7 then call('HDEL', R, field) end
   end
 end
 
