@@ -448,8 +448,8 @@ async function redisKeys({ world }: Evidence): Promise<Iterable<string>> {
   const redis = connectRedis(join(world.redisDir, 'redis.sock'), { patient: true });
   const allowed = [
     /^(jobs|totals|folders)$/,
-    /^job:[^:]+(:[rfl])?$/,
-    /^workers(:said)?$/,
+    /^job:[^:]+(:[rflo])?$/,
+    /^workers(:said|:at:.+)?$/,
     /^(idem|calls):/,
     /^(pages|events):(meta|id|events|stalled-check)$/,
   ];
