@@ -1,5 +1,6 @@
 /** How the whole service fares, over all its processes. */
 import type { Redis } from 'ioredis';
+import { repliesOf } from '../src/redis.ts';
 import type { Counts } from '../src/tally.ts';
 import type { PageQueue } from './queue.ts';
 import { jobKeys, sharedKeys } from './store.ts';
@@ -46,10 +47,7 @@ async function readChains(redis: Redis): Promise<Pick<Figures, 'jobs' | 'pagesIn
     for (const id of ids.slice(from, from + JOBS_AT_ONCE)) {
       pipeline.hget(jobKeys(id).job, 'state').hlen(jobKeys(id).inFlight);
     }
-    const replies = ((await pipeline.exec()) ?? []).map(([error, reply]) => {
-      if (error) throw error;
-      return reply;
-    });
+    const replies = repliesOf(await pipeline.exec());
     for (let index = 0; index < replies.length; index += 2) {
       const state = replies[index] as string | null;
       // It came to its end meanwhile, and was deleted.

@@ -249,7 +249,7 @@ export class JobInWork {
       await this.#parts.pause('outage', this.#epoch);
       this.requests.forgetOrigins();
       this.#stopAll('moved');
-    } else if (this.requests.inFlight === 0 && this.#origins.outlasted && this.#origins.waitMs > 0) {
+    } else if (this.requests.inFlight === 0 && this.comeBackInMs > 0) {
       this.#stopAll('outage');
     }
   }

@@ -82,12 +82,12 @@ end
 -- Retry-After holds an origin for all workers; and for how long an origin, or one URL, has been in trouble is known to a worker
 -- that a page comes to from another one. What nobody spoke of for so long may have ended; each epoch is another chance.
 local REMEMBERED = 120000
-local function toldSince(field)
-  local since, said = (call('HGET', O, field) or ''):match('^(%d+) (%d+)$')
+local function toldSince(value)
+  local since, said = (value or ''):match('^(%d+) (%d+)$')
   return since and now - tonumber(said) <= REMEMBERED and tonumber(since) or nil
 end
 local function tell(field, ms)
-  call('HSET', O, field, string.format('%d %d', math.min(toldSince(field) or now, now - ms), now))
+  call('HSET', O, field, string.format('%d %d', math.min(toldSince(call('HGET', O, field)) or now, now - ms), now))
 end
 local function origins()
   for origin, told in pairs(cjson.decode(ARGV[10])) do
@@ -115,7 +115,7 @@ local function origins()
       if ms > 0 then of(held).holdMs = ms; longest = math.max(longest, ms) else call('HDEL', O, field) end
     else
       local kind, at, origin, path = field:match('^(%a+) (%d+) (%S+) ?(.*)$')
-      local since = at == epoch and toldSince(field)
+      local since = at == epoch and toldSince(all[i + 1])
       local ms = since and math.max(1, math.floor(now - since))
       if not since then call('HDEL', O, field)
       elseif kind == 'trouble' then of(origin).troubleMs = ms

@@ -1,5 +1,6 @@
 /** How a job is shown: its record, the live counts of pages in work, and its latest speed, read in one moment. */
 import type { Redis } from 'ioredis';
+import { repliesOf } from '../src/redis.ts';
 import type { Job, JobError, JobSpec, JobState, Progress } from '../src/schemas.ts';
 import { isActive } from './model.ts';
 import { jobKeys, sharedKeys, type ListingError } from './store.ts';
@@ -20,10 +21,14 @@ export async function readJob(redis: Redis, id: string): Promise<{ job: Job; atM
   const { job, inFlight, live, rate } = jobKeys(id);
   const asked = redis.multi().hgetall(job).hgetall(inFlight).hgetall(live).hgetall(rate).time();
   const replies = await asked.zrange(sharedKeys.folders, '0', '-1', 'WITHSCORES').exec();
-  const [record, entries, counts, finished, time, folders] = (replies ?? []).map(([error, reply]) => {
-    if (error) throw error;
-    return reply;
-  }) as [Hash, Hash, Hash, Hash, [string, string], string[]];
+  const [record, entries, counts, finished, time, folders] = repliesOf(replies) as [
+    Hash,
+    Hash,
+    Hash,
+    Hash,
+    [string, string],
+    string[],
+  ];
   if (record.spec === undefined) return null;
   const [second, microsecond] = time.map(Number) as [number, number];
   const atMs = second * 1000 + Math.floor(microsecond / 1000);

@@ -2,7 +2,7 @@
 import { readFileSync, readlinkSync } from 'node:fs';
 import type { Redis } from 'ioredis';
 import { commandLine } from '../src/processes.ts';
-import { Script } from '../src/redis.ts';
+import { repliesOf, Script } from '../src/redis.ts';
 import type { WorkerInfo } from '../src/schemas.ts';
 import type { Counts } from '../src/tally.ts';
 import { jobKeys, sharedKeys } from './store.ts';
@@ -61,10 +61,7 @@ export async function readWorkers(redis: Redis): Promise<WorkerSign[]> {
     .time()
     .zrange(sharedKeys.workers, '0', '-1', 'WITHSCORES')
     .hgetall(sharedKeys.workersSaid);
-  const [time, signs, said] = ((await asked.exec()) ?? []).map(([error, reply]) => {
-    if (error) throw error;
-    return reply;
-  }) as [[string, string], string[], Record<string, string>];
+  const [time, signs, said] = repliesOf(await asked.exec()) as [[string, string], string[], Record<string, string>];
   const nowMs = Number(time[0]) * 1000 + Number(time[1]) / 1000;
   const living: WorkerSign[] = [];
   for (let index = 0; index < signs.length; index += 2) {

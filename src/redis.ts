@@ -37,6 +37,14 @@ export function isRedisAway(error: unknown): boolean {
   );
 }
 
+/** The replies to a pipeline or a transaction (`exec`), in order. Throws the first error among them. */
+export function repliesOf(executed: readonly (readonly [Error | null, unknown])[] | null): unknown[] {
+  return (executed ?? []).map(([error, reply]) => {
+    if (error) throw error;
+    return reply;
+  });
+}
+
 /** A Lua script beside the file at `url`, run by its digest; Redis is sent its text only where it does not know it. */
 export class Script {
   readonly #text: string;
