@@ -180,7 +180,8 @@ function spoil(body: unknown, where: number, how: 'replace' | 'remove' | 'add', 
   walk(copy);
   const [holder, key] = places[where % places.length] ?? [copy, 'name'];
   if (how === 'remove') delete holder[key];
-  else Object.defineProperty(holder, how === 'add' ? name : key, { value, enumerable: true, configurable: true });
+  // Where the place is the length of an array, which cannot be defined anew, it stays as it was.
+  else Reflect.defineProperty(holder, how === 'add' ? name : key, { value, enumerable: true, configurable: true });
   return copy;
 }
 
