@@ -156,6 +156,14 @@ test('fileUrl must lead every name to an address of its own on one http host', (
   }
 });
 
+test('a parameter of the query is text that a URL can hold', () => {
+  assert.deepEqual(wrongSource({ markerParam: '\ud800' }), ['/source/markerParam']);
+  for (const way of ['page', 'offset'] as const) {
+    assert.deepEqual(wrongSource({ next: { in: way, param: 'a\udc00' } }), ['/source/next/param']);
+    assert.deepEqual(wrongSource({ next: { in: way, param: 'ä & 😀' }, markerParam: '\0' }), []);
+  }
+});
+
 test('fields of an item need the name of the item', () => {
   assert.deepEqual(wrongSource({ sizeField: '/s', urlField: '/u' }), ['/source/sizeField', '/source/urlField']);
   assert.deepEqual(wrongSource({ sizeField: '/s', urlField: '/u', nameField: '/n' }), []);

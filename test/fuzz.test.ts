@@ -151,11 +151,10 @@ function valid(schema: Schema): Arbitrary<unknown> {
     return fc.array(part, { maxLength: 3 }).map((parts) => parts.join(''));
   }
   if (schema.type === 'string') {
-    return fc.string({
-      unit: 'grapheme',
-      minLength: schema.minLength ?? 0,
-      maxLength: Math.min(schema.maxLength ?? 50, 50),
-    });
+    const minLength = schema.minLength ?? 0;
+    const maxLength = Math.min(schema.maxLength ?? 50, 50);
+    const fits = ({ length }: string): boolean => length >= minLength && length <= maxLength;
+    return fc.oneof(fc.string({ unit: 'grapheme', minLength, maxLength }), wildText.filter(fits));
   }
   if (schema.type === 'array') return fc.array(valid(schema.items ?? {}), { maxLength: 3 });
   if (schema.type === 'boolean') return fc.boolean();
@@ -180,8 +179,10 @@ function spoil(body: unknown, where: number, how: 'replace' | 'remove' | 'add', 
   walk(copy);
   const [holder, key] = places[where % places.length] ?? [copy, 'name'];
   if (how === 'remove') delete holder[key];
-  // Where the place is the length of an array, which cannot be defined anew, it stays as it was.
-  else Reflect.defineProperty(holder, how === 'add' ? name : key, { value, enumerable: true, configurable: true });
+  // The length of an array is there already, and cannot be defined.
+  else if (how === 'replace' || !Object.hasOwn(holder, name)) {
+    Object.defineProperty(holder, how === 'add' ? name : key, { value, enumerable: true, configurable: true });
+  }
   return copy;
 }
 

@@ -130,6 +130,13 @@ export function* checkListing(request: ListingRequest, mayReach: AddressPolicy):
   const problem = urlProblem(base, mayReach);
   if (base === null || problem !== null) yield { detail: problem ?? '', pointer: '/url' };
   else yield* checkFileUrl(source.fileUrl, base, mayReach);
+  const nextParam = 'param' in source.next ? source.next.param : undefined;
+  for (const [pointer, param] of [
+    ['/markerParam', source.markerParam],
+    ['/next/param', nextParam],
+  ] as const) {
+    if (param?.isWellFormed() === false) yield { detail: 'holds half a surrogate pair, which no URL can', pointer };
+  }
   if (source.nameField !== undefined) return;
   for (const field of ['sizeField', 'urlField'] as const) {
     if (source[field] === undefined) continue;
