@@ -91,8 +91,10 @@ function extracted(dir: string): Map<string, Buffer> {
 }
 
 const unzstd: Partial<Record<Compression, string>> = { zstd: 'zstd -dc "$1"' };
+// Python has filters since 3.12, and distributions of older ones by their updates.
 const python =
-  'import sys, tarfile; tarfile.open(fileobj=sys.stdin.buffer, mode="r|*").extractall(sys.argv[1], filter="data")';
+  'import sys, tarfile; tar = tarfile.open(fileobj=sys.stdin.buffer, mode="r|*"); ' +
+  'tar.extraction_filter = getattr(tarfile, "data_filter", None); tar.extractall(sys.argv[1])';
 const extractors: Record<string, string> = {
   tar: 'tar -x --warning=no-timestamp -f - -C "$2"',
   bsdtar: 'bsdtar -x -f - -C "$2"',
