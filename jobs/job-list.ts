@@ -1,4 +1,5 @@
 import type { Redis } from 'ioredis';
+import { repliesOf } from '../src/redis.ts';
 import type { Job, JobState } from '../src/schemas.ts';
 import { jobKeys, sharedKeys } from './store.ts';
 import { readJobs } from './view.ts';
@@ -31,6 +32,6 @@ export async function jobsPage(
 async function inState(redis: Redis, ids: readonly string[], state: JobState): Promise<string[]> {
   const pipeline = redis.pipeline();
   for (const id of ids) pipeline.hget(jobKeys(id).job, 'state');
-  const replies = (await pipeline.exec()) ?? [];
-  return ids.filter((_, index) => replies[index]?.[1] === state);
+  const states = repliesOf(await pipeline.exec());
+  return ids.filter((_, index) => states[index] === state);
 }

@@ -4,7 +4,7 @@
  */
 import type { Redis } from 'ioredis';
 import { privateFolder } from '../src/names.ts';
-import { Script } from '../src/redis.ts';
+import { repliesOf, Script } from '../src/redis.ts';
 import type { JobError, JobSpec, JobState } from '../src/schemas.ts';
 import { isActive } from './model.ts';
 
@@ -247,9 +247,9 @@ export class ChainStore {
   /** How many pages a job had, all in all, that is at its end with all its shards published; else null. */
   async pagesAtEnd(id: string): Promise<number | null> {
     const { job, inFlight } = jobKeys(id);
-    const [record, left] = (await this.redis.multi().hmget(job, 'state', 'next').exists(inFlight).exec()) ?? [];
-    const [state, next] = (record?.[1] ?? []) as (JobState | null)[];
-    return state == null || isActive(state) || left?.[1] !== 0 ? null : Number(next);
+    const asked = this.redis.multi().hmget(job, 'state', 'next').exists(inFlight);
+    const [[state, next], left] = repliesOf(await asked.exec()) as [[JobState | null, string | null], number];
+    return state === null || isActive(state) || left !== 0 ? null : Number(next);
   }
 
   /** Everything of a job that should have a BullMQ job. Empty where there is no such job. */

@@ -178,10 +178,11 @@ function spoil(body: unknown, where: number, how: 'replace' | 'remove' | 'add', 
   };
   walk(copy);
   const [holder, key] = places[where % places.length] ?? [copy, 'name'];
+  const field = how === 'add' ? name : key;
   if (how === 'remove') delete holder[key];
-  // The length of an array is there already, and cannot be defined.
-  else if (how === 'replace' || !Object.hasOwn(holder, name)) {
-    Object.defineProperty(holder, how === 'add' ? name : key, { value, enumerable: true, configurable: true });
+  // The length of an array cannot be defined anew.
+  else if (!(Array.isArray(holder) && field === 'length')) {
+    Object.defineProperty(holder, field, { value, enumerable: true, configurable: true });
   }
   return copy;
 }
