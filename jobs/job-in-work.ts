@@ -17,12 +17,13 @@ import { ToldOrigins } from './told-origins.ts';
 const PULSE_MS = 250;
 /** A worker that needs its share now does not wait for the next pulse, but for this. */
 const SOON_MS = 20;
-/** As one that walks through tiny pages does for each of them. */
+/** As one that walks through small pages does for each of them. */
 const AT_ONCE_MS = 1;
 /** How long a job counts as making progress after a file was settled. */
 const PROGRESS_MS = 2000;
-/** After so many files their rate says something. */
-const RATE_FILES_MIN = 1000;
+/** After so many files, or so long, their rate says something. */
+const RATE_FILES_MIN = 100;
+const RATE_MS_MIN = 1000;
 
 export interface JobParts {
   readonly id: string;
@@ -103,9 +104,10 @@ export class JobInWork {
   get runSize(): RunSize {
     const { shards } = this.sink;
     const { settled, bytes } = this;
-    const filesPerSecond = settled < RATE_FILES_MIN ? null : (settled * 1000) / (performance.now() - this.#openedMs);
+    const ms = performance.now() - this.#openedMs;
+    const filesPerSecond = settled < RATE_FILES_MIN && ms < RATE_MS_MIN ? null : (settled * 1000) / ms;
     if (shards === undefined) return fileRun(filesPerSecond);
-    return shardRun(shards, { meanBytes: settled === 0 ? null : bytes / settled, filesPerSecond });
+    return shardRun(shards, { settled, meanBytes: settled === 0 ? null : bytes / settled, filesPerSecond });
   }
 
   /** Whether the job is at its end, as far as is known here. */

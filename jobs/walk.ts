@@ -3,11 +3,7 @@ import type { Shards } from '../src/sinks/index.ts';
 import type { GetListing, SourcePage, sourceOf } from '../src/sources/index.ts';
 import type { JobList } from '../src/url-files.ts';
 
-/** Pages with fewer names than this are walked several in one go, so that the chain is not the bottleneck. */
-const TINY_PAGE_NAMES = 64;
-const TINY_RUN_NAMES = 1000;
-const TINY_RUN_MS_MAX = 1000;
-/** Larger ones too, where files and pages come quickly: an entry costs Redis and its worker a millisecond or two. */
+/** Where files and pages come quickly, several are walked in one go: an entry costs Redis and its worker a millisecond or two. */
 const RUN_SECONDS = 0.25;
 const RUN_NAMES_MAX = 4096;
 const RUN_MS_MAX = 100;
@@ -18,7 +14,9 @@ const RUN_TOKEN_BYTES_MAX = 65_536;
 const SHARD_NAMES_MAX = 262_144;
 const SHARD_SECONDS = 30;
 const SHARD_RUN_MS_MAX = 3000;
-const FIRST_SHARD_NAMES = 16_384;
+/** A job ends when its last shards do, and whoever has none of them waits: they are no more than a part of what was done before. */
+const SHARD_OF_SETTLED = 1 / 4;
+const SMALL_SHARD_NAMES = 4096;
 /** Of files whose size nothing tells: rather a shard that is too small than one that is many times too large. */
 const GUESSED_SHARD_NAMES = 1000;
 const TYPICAL_FILE_BYTES = 2048;
@@ -35,28 +33,24 @@ export interface RunSize {
 }
 
 /**
- * For files on their own: as many pages as a worker fetches in a quarter of a second, at least one, or as many tiny ones as
- * make up a good one. `filesPerSecond`: of this worker; null: not known yet.
+ * For files on their own: as many pages as a worker fetches in a quarter of a second, at least one. `filesPerSecond`: of this
+ * worker; null: not known yet.
  */
 export function fileRun(filesPerSecond: number | null): RunSize {
   const names = Math.min(RUN_NAMES_MAX, (filesPerSecond ?? 0) * RUN_SECONDS);
-  return {
-    isEnough: ({ length }, firstPage, ms) => {
-      if (firstPage < TINY_PAGE_NAMES && length < TINY_RUN_NAMES && ms <= TINY_RUN_MS_MAX) return false;
-      return length + firstPage > names || ms > RUN_MS_MAX;
-    },
-  };
+  return { isEnough: ({ length }, firstPage, ms) => length + firstPage > names || ms > RUN_MS_MAX };
 }
 
 /**
- * For shards: until one is expected to be full, by listed sizes or the job's mean so far, or to take half a minute to fill.
- * `null`: not known yet.
+ * For shards: until one is expected to be full, by listed sizes or the job's mean so far, or to take half a minute to fill,
+ * or to hold a quarter of what this worker settled of the job. `null`: not known yet.
  */
 export function shardRun(
   { shardBytes, bytesOf }: Pick<Shards, 'shardBytes' | 'bytesOf'>,
-  { meanBytes, filesPerSecond }: { meanBytes: number | null; filesPerSecond: number | null },
+  { settled, meanBytes, filesPerSecond }: { settled: number; meanBytes: number | null; filesPerSecond: number | null },
 ): RunSize {
-  const names = Math.min(SHARD_NAMES_MAX, filesPerSecond === null ? FIRST_SHARD_NAMES : filesPerSecond * SHARD_SECONDS);
+  const most = Math.max(SMALL_SHARD_NAMES, settled * SHARD_OF_SETTLED);
+  const names = Math.min(SHARD_NAMES_MAX, most, (filesPerSecond ?? Infinity) * SHARD_SECONDS);
   const guess = Math.max(bytesOf(TYPICAL_FILE_BYTES), Math.ceil(shardBytes / GUESSED_SHARD_NAMES));
   const typical = meanBytes === null ? guess : bytesOf(meanBytes);
   return {

@@ -137,7 +137,7 @@ test('long messages are cut, and no half of a surrogate pair is kept', () => {
 
 const noList = urlFiles().of('j');
 const walk = (tokens: readonly string[], open: boolean, get: GetListing) =>
-  walkPages(sourceOf(jobSpec()), tokens, open, get, noList);
+  walkPages(sourceOf(jobSpec()), tokens, open, get, noList, { size: fileRun(4000) });
 
 /** A listing of pages, each a list of names; the token of page n > 0 is `…?next-marker=tn`. */
 function listing(pages: string[][], { fails = [] as number[], marker = (page: number) => `t${page}` } = {}) {
@@ -160,7 +160,7 @@ const token = (page: number) => `http://127.0.0.1:9/list?next-marker=t${page}`;
 const tokens = (count: number) => Array.from({ length: count }, (_, page) => (page === 0 ? first[0] : token(page)));
 const names = (items: readonly (SourceFile | BadItem)[]) => items.map(({ name }) => name);
 
-test('tiny pages are walked in one go until there are 1,000 names', async () => {
+test('small pages are walked in one go until there are as many names as are wanted', async () => {
   const { get, asked } = listing(pagesOf(500, 10));
   const run = await walk(first, true, get);
   assert.deepEqual(run.tokens, tokens(100));
@@ -172,11 +172,6 @@ test('tiny pages are walked in one go until there are 1,000 names', async () => 
 test('a walk ends with the listing', async () => {
   const run = await walk(first, true, listing(pagesOf(3, 10)).get);
   assert.deepEqual([run.tokens, run.items.length, run.next], [tokens(3), 30, null]);
-});
-
-test('a page of 64 names or more is a run of its own, one of 63 is not', async () => {
-  assert.deepEqual((await walk(first, true, listing(pagesOf(3, 64)).get)).tokens, tokens(1));
-  assert.deepEqual((await walk(first, true, listing(pagesOf(3, 63)).get)).tokens, tokens(3));
 });
 
 test('no run has more than 256 pages, however empty they are', async () => {
@@ -678,7 +673,7 @@ test('a run for a shard is listed until it is full by listed sizes, by the mean 
   const shards = { shardBytes: 100_000, bytesOf: (size: number) => size + 1000 };
   const enough = (known: Parameters<typeof shardRun>[1], items: SourceFile[]) =>
     shardRun(shards, known).isEnough(items, 1, 0);
-  const unknown = { meanBytes: null, filesPerSecond: null };
+  const unknown = { settled: 0, meanBytes: null, filesPerSecond: null };
   assert.deepEqual([enough(unknown, filesOf(9, 9000)), enough(unknown, filesOf(10, 9000))], [false, true]);
   const guessed = shardRun({ ...shards, shardBytes: 67_108_864 }, unknown);
   assert.deepEqual(
@@ -687,10 +682,22 @@ test('a run for a shard is listed until it is full by listed sizes, by the mean 
     'they may be large ones',
   );
   assert.equal(guessed.isEnough(filesOf(1000, 9000), 1, 0), false, 'what is listed is not guessed');
-  const mean = { meanBytes: 1000, filesPerSecond: null };
+  const mean = { settled: 1, meanBytes: 1000, filesPerSecond: null };
   assert.deepEqual([enough(mean, filesOf(49, null)), enough(mean, filesOf(50, null))], [false, true]);
-  const slow = { meanBytes: 1000, filesPerSecond: 1 };
+  const slow = { settled: 1, meanBytes: 1000, filesPerSecond: 1 };
   assert.deepEqual([enough(slow, filesOf(29, null)), enough(slow, filesOf(30, null))], [false, true]);
+  const tiny = { shardBytes: 10 ** 9, bytesOf: (size: number) => size };
+  for (const [settled, most] of [
+    [0, 4096],
+    [40_000, 10_000],
+  ] as const) {
+    const size = shardRun(tiny, { settled, meanBytes: 1, filesPerSecond: 10_000 });
+    assert.deepEqual(
+      [most - 1, most].map((count) => size.isEnough(filesOf(count, null), 1, 0)),
+      [false, true],
+      'a quarter of what was settled',
+    );
+  }
 });
 
 /** How many pages are walked in one go that all have so many names and take as long to list. */
@@ -702,8 +709,9 @@ function pagesOfRun(filesPerSecond: number | null, pageSize: number, msPerPage =
 }
 
 test('a run of files is a page, or what a quarter of a second fetches where pages come at once', () => {
-  assert.deepEqual([pagesOfRun(null, 1000), pagesOfRun(null, 64), pagesOfRun(null, 10)], [1, 1, 100]);
+  assert.deepEqual([pagesOfRun(null, 1000), pagesOfRun(null, 10)], [1, 1]);
   assert.deepEqual([pagesOfRun(16_000, 1000), pagesOfRun(16_000, 100), pagesOfRun(16_000, 3000)], [4, 40, 1]);
+  assert.deepEqual([pagesOfRun(10, 1), pagesOfRun(1, 10)], [2, 1], 'large files');
   assert.equal(pagesOfRun(1_000_000, 1000), 4, 'at most 4,096 names');
   assert.deepEqual(
     [pagesOfRun(16_000, 1000, 120), pagesOfRun(16_000, 1000, 60)],

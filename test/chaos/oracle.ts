@@ -340,7 +340,7 @@ function allowedBy({ injected }: Evidence, what: keyof Allowance, atMs: number):
 
 function* setbacks({ watch, evidence, running }: Ended): Iterable<string> {
   const { plan } = evidence.world;
-  // A run of tiny pages is one page here.
+  // A run of small pages is one page here.
   const pageNames = Math.max(running.plan.pageSize, 1064);
   const inWork = running.plan.sink === 'directory' ? (plan.workers + 1) * 8 * pageNames : Infinity;
   for (const { before, after, field } of watch.setbacks) {
