@@ -273,7 +273,7 @@ function operations.release()
   return { 'ok' }
 end
 
--- 3 seq   4 nonce   5 error, as JSON
+-- 3 seq   4 nonce   5 error, as JSON   6 requests made again
 function operations.listFailed()
   local q = ARGV[3]
   local e = entry(q)
@@ -282,6 +282,7 @@ function operations.listFailed()
   call('HDEL', I, q)
   call('HDEL', P, q)
   call('HSETNX', J, 'error', ARGV[5])
+  call('HINCRBY', J, 'requestsRetried', ARGV[6])
   return { 'ok', epoch, settle() }
 end
 

@@ -5,20 +5,19 @@ import type { Sink } from '../src/sinks/index.ts';
 import { sourceOf, type ListingAnswer } from '../src/sources/index.ts';
 import type { JobList, SaveTo } from '../src/url-files.ts';
 import { ListingTransfer, news, type Attempt, type StopReason } from './attempt.ts';
+import { IdleLooks } from './idle-looks.ts';
 import { isActive } from './model.ts';
 import type { PageFiles } from './page-files.ts';
 import { LEASE_MS, pulse, type PulseAnswer } from './pulse.ts';
+import { PulseTimer } from './pulse-timer.ts';
 import { Requests } from './requests.ts';
 import type { Order } from './store.ts';
 import { fileRun, shardRun, type RunSize } from './walk.ts';
 import { START_LATE_MS_MAX } from './start-times.ts';
 import { ToldOrigins } from './told-origins.ts';
 
-const PULSE_MS = 250;
-/** A worker that needs its share now does not wait for the next pulse, but for this. */
-const SOON_MS = 20;
-/** As one that walks through small pages does for each of them. */
-const AT_ONCE_MS = 1;
+/** What is left to others comes back at once where they are not waiting for it. */
+const LEAVE_MS_MIN = 50;
 /** How long a job counts as making progress after a file was settled. */
 const PROGRESS_MS = 2000;
 /** After so many files, or so long, their rate says something. */
@@ -60,10 +59,10 @@ export class JobInWork {
   readonly #attempts = new Set<Attempt>();
   #version: number;
   #epoch = 0;
-  #timer: NodeJS.Timeout | null = null;
-  #pulsing = false;
-  #pulseAgain = false;
-  #pulseAtMs = 0;
+  readonly #timer = new PulseTimer(() => this.#pulse());
+  readonly #looks = new IdleLooks(() =>
+    this.#attempts.size === 0 ? null : this.requests.pending === 0 && this.#waiting === 0,
+  );
   /** Whether the last pulse got all that was asked for, so that more could be had. */
   #isSated = true;
   #startsGranted = false;
@@ -72,6 +71,7 @@ export class JobInWork {
   #bytesBefore = 0;
   #settledEnded = 0;
   #bytesEnded = 0;
+  #leftMs = -Infinity;
   #closed = false;
   #state: JobState | null = null;
   readonly #openedMs = performance.now();
@@ -119,6 +119,20 @@ export class JobInWork {
     return this.#attempts.size;
   }
 
+  /**
+   * Whether a further page is left to another worker, which may have less to do: there is one in work here, and another one
+   * whose turn comes then. But seldom, as others may have as many.
+   */
+  leavesToOthers(): boolean {
+    const now = performance.now();
+    if (now - this.#leftMs < LEAVE_MS_MIN) return false;
+    let untouched = 0;
+    for (const { files } of this.#attempts) if (files !== null && files.settled === 0) untouched += 1;
+    const leaves = untouched > 0 && this.#attempts.size > untouched;
+    if (leaves) this.#leftMs = now;
+    return leaves;
+  }
+
   /** Files settled by this worker in all. */
   get settled(): number {
     return this.#sum((files) => files.settled) + this.#settledEnded;
@@ -158,7 +172,15 @@ export class JobInWork {
       this.requests.dropAbandoned();
     });
     if (this.#closed) attempt.stop.abort('shutdown' satisfies StopReason);
-    if (this.#isSated || this.spec.limits.requestsPerSecond > 0) this.#pulseSoon();
+    if (this.requests.granted === 0) this.#timer.due('atOnce');
+    else if (this.#isSated || this.spec.limits.requestsPerSecond > 0) this.#timer.due('soon');
+  }
+
+  /** Another worker lacks its share of the concurrency, and nobody's is larger than this. */
+  called(share: number): void {
+    if (this.requests.granted <= share) return;
+    this.requests.giveBack(share);
+    this.#timer.due('givenBack');
   }
 
   /** Ends an attempt, whatever became of it: nothing more is requested for it, and no pulse speaks of it. */
@@ -195,6 +217,7 @@ export class JobInWork {
   async fetch(attempt: Attempt, files: PageFiles): Promise<void> {
     attempt.files = files;
     if (attempt.stop.signal.aborted) files.abandon();
+    if (this.#isSated && this.#wanted() > this.requests.granted) this.#timer.due('atOnce');
     this.requests.pump();
     await files.done;
   }
@@ -203,7 +226,8 @@ export class JobInWork {
   async close(): Promise<void> {
     this.#closed = true;
     this.#stopAll('shutdown');
-    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer.close();
+    this.#looks.close();
     this.requests.close();
     this.sink.close();
     await this.#exchangePulse().catch(this.#parts.onPulseError);
@@ -260,34 +284,16 @@ export class JobInWork {
   #outOfStarts(): void {
     if (!this.#startsGranted) return;
     this.#startsGranted = false;
-    this.#pulseSoon(AT_ONCE_MS);
-  }
-
-  #pulseSoon(delayMs = SOON_MS): void {
-    if (this.#pulsing) this.#pulseAgain = true;
-    else this.#pulseIn(delayMs);
-  }
-
-  #pulseIn(delayMs: number): void {
-    const at = performance.now() + delayMs;
-    if (this.#closed || (this.#timer !== null && this.#pulseAtMs <= at)) return;
-    if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#pulseAtMs = at;
-    this.#timer = setTimeout(() => void this.#pulse(), delayMs);
+    this.#timer.due('atOnce');
   }
 
   async #pulse(): Promise<void> {
-    this.#timer = null;
-    this.#pulsing = true;
-    this.#pulseAgain = false;
     try {
       await this.#exchangePulse();
       await this.#checkOrigins();
     } catch (error) {
       this.#parts.onPulseError(error);
     }
-    this.#pulsing = false;
-    this.#pulseIn(this.#pulseAgain ? SOON_MS : PULSE_MS);
     this.requests.pump();
   }
 
@@ -303,7 +309,7 @@ export class JobInWork {
     // A lease that has lapsed may be others' by now: first all tell what they have in flight.
     const most = this.#closed ? 0 : requests.lapsed(asked) ? inFlight : this.#parts.fetcher.maxInFlight;
     const wanted = Math.min(this.#wanted(), most);
-    const soon = Math.ceil((startsPerSecond * (PULSE_MS + 50)) / 1000);
+    const soon = Math.ceil((startsPerSecond * (PulseTimer.regularMs + 50)) / 1000);
     requests.askingForGrant();
     const answer = await pulse(this.#parts.redis, {
       worker: this.#parts.worker,
@@ -317,8 +323,7 @@ export class JobInWork {
       bytes: bytes - this.#bytesBefore,
       origins: this.#origins.news(asked),
       epoch: this.#epoch,
-      isIdle:
-        attempts.length === 0 && settled === this.#settledBefore ? null : requests.pending === 0 && this.#waiting === 0,
+      ...this.#looks.take(),
       pages: attempts.map((attempt) => ({ seq: attempt.seq, nonce: attempt.nonce, counts: news(attempt) })),
     });
     const heard = performance.now();
@@ -331,6 +336,8 @@ export class JobInWork {
     if (answer.version !== this.#version) await this.#reread();
     requests.share = Math.min(1, this.spec.priority / this.#parts.highestPriority());
     this.#isSated = answer.granted >= wanted;
+    // Somebody waits: this one for what others hold, or they for what this one has in flight.
+    this.#timer.sharesChange(answer.granted < Math.max(answer.share, inFlight));
     // A lock is renewed each half of its life.
     requests.grant(answer.granted, asked + LEASE_MS, asked + this.#parts.lockMs / 2);
     this.#startsGranted = answer.starts > 0;

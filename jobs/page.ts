@@ -32,6 +32,8 @@ export interface PageContext {
   living(): Promise<ReadonlySet<string>>;
   /** Removes what lies beside the job's shards, if it is at its end. */
   forgetMade(job: JobInWork): Promise<void>;
+  /** Whether another worker shall have the job's next page. */
+  leavesToOthers(job: string): boolean;
   /** The job, opened on this worker; null where there is no such job any more. */
   job(id: string): Promise<JobInWork | null>;
 }
@@ -69,6 +71,7 @@ function later(ms: number): HintOutcome {
 export async function takePage(context: PageContext, hint: Hint, lost: AbortSignal): Promise<HintOutcome> {
   const elsewhereMs = await context.folder.comeBackInMs(hint.job);
   if (elsewhereMs > 0) return later(elsewhereMs);
+  if (context.leavesToOthers(hint.job)) return BACK;
   const member = context.company.join(hint.job);
   if (member === 'alone' || member === 'crowded') return later(NO_PLACE_MS);
   try {
@@ -271,7 +274,7 @@ function advance({ store, workers }: PageContext, job: JobInWork, { seq, nonce }
 async function listingFailed(
   { store, queue, wakeUps, logger }: PageContext,
   job: JobInWork,
-  { seq, nonce }: Attempt,
+  { seq, nonce, listingRetries }: Attempt,
   { tokens, open }: Taken,
   error: FetchError,
 ): Promise<void> {
@@ -279,13 +282,14 @@ async function listingFailed(
   logger.warn({ job: job.id, page: seq, reason: error.reason, statusCode: error.statusCode }, 'the listing failed');
   const { reason, statusCode } = error;
   const [token] = tokens;
-  const failed = await store.listFailed(job.id, seq, nonce, {
+  const shown = {
     reason,
     message: withoutSecrets(error.message, job.spec.headers),
     statusCode,
     token: typeof token === 'string' ? token : null,
     atFrontier: open,
-  });
+  };
+  const failed = await store.listFailed(job.id, seq, nonce, shown, listingRetries);
   if (failed.kind === 'stop') return;
   wakeUps.told(job.id, 'state');
   await queue.add(job.id, failed);

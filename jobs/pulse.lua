@@ -1,17 +1,18 @@
 -- What a worker tells and asks Redis about one job, at most a few times a second: live counts for display, and its share
 -- of the budgets that hold over all workers. Nothing here is truth: the chain never reads what is written here.
 --
--- KEYS  1 job hash   2 in-flight hash   3 live counts hash   4 leases hash   5 rate hash (by second: files, bytes, pulses, of which idle)
+-- KEYS  1 job hash   2 in-flight hash   3 live counts hash   4 leases hash   5 rate hash (by second: files, bytes, looks, of which idle)
 --       6 what workers told of origins
 -- ARGV  1 worker   2 requests wanted in flight   3 requests in flight   4 concurrency   5 lease in ms
 --       6 request starts wanted   7 how many a second (0: no limit)   8 files finished since   9 bytes since
 --       10 what is told of origins: JSON object, origin -> { holdMs: it asked to be left alone for so long, troubleMs: it has
 --       been in trouble for so long (0: it is well), throttled: JSON object, path -> ms that it alone has been in trouble,
 --       goodFile: the path of a file that was fetched }
---       11 whether it could make more requests than its pages have (1 or 0; '' without pages)
+--       11 how often was looked whether it could make more requests than its pages have, and how often it could: "looks idle"
 --       12 the epoch that what it knows of origins is of   13… triples: seq, nonce, live counts ('' where they did not change)
 -- Returns  state, epoch, requests granted in flight, ms until the first granted start, granted starts,
---          what workers told of origins, as in 10, without files, version of the record, lost seqs…
+--          what workers told of origins, as in 10, without files, version of the record,
+--          requests in flight that it is entitled to as soon as others give them back, lost seqs…
 local J, I, P, L, R, O = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local call = redis.call
 local clock = call('TIME')
@@ -20,12 +21,13 @@ local now = second * 1000 + tonumber(clock[2]) / 1000
 local state, epoch, version = unpack(call('HMGET', J, 'state', 'epoch', 'version'))
 if not state then
   if ARGV[2] == '0' and ARGV[3] == '0' then call('HDEL', L, ARGV[1]) end
-  return { 'gone', '0', 0, '0', 0, '{}', '0' }
+  return { 'gone', '0', 0, '0', 0, '{}', '0', 0 }
 end
 
 -- Concurrency: leases. What is held over all workers never exceeds the limit, because a worker is granted only what
 -- the others do not hold, and holds what it has in flight until that has ended. Each is entitled to an even share
--- (the largest equal one that leaves nothing unused); who has more gives back as its requests end.
+-- (the largest equal one that leaves nothing unused); who has more gives back as its requests end, and is called to do so
+-- by a message on a channel of the leases' name, of the largest share.
 -- Few workers are looked through each time; of many the sum and the largest share are kept, and found anew a few times a second.
 -- What is kept: 'all' = "held over all, largest share, until when".
 local FEW, KEPT_MS = 32, 250
@@ -34,7 +36,8 @@ local function lease()
   local mine = tonumber((call('HGET', L, me) or '0'):match('^%d+'))
   local kept, largest, ends = (call('HGET', L, 'all') or ''):match('^(%d+) (%d+) (%d+) %d+$')
   local others, share
-  if kept and now < tonumber(ends) and call('HLEN', L) > FEW then
+  local isKept = kept and now < tonumber(ends) and call('HLEN', L) > FEW
+  if isKept then
     others, share = tonumber(kept) - mine, math.min(want, tonumber(largest))
   else
     local all, wants = call('HGETALL', L), {}
@@ -64,7 +67,9 @@ local function lease()
     call('HSET', L, me, string.format('%d %d %d', holds, want, now + tonumber(ARGV[5])))
   end
   call('HSET', L, 'all', string.format('%d %d %d 0', others + holds, largest, ends))
-  return granted
+  -- Many would hear of it too often; and where this user of Redis may not, shares are found a little later.
+  if granted < share and not isKept then redis.pcall('PUBLISH', L, largest) end
+  return granted, share
 end
 
 -- Rate: the starts of requests are slots on one time line, 1/rate apart, handed out in order, whoever makes them. A slot
@@ -129,17 +134,17 @@ local function origins()
   return next(known) and cjson.encode(known) or '{}'
 end
 
-local granted = lease()
+local granted, share = lease()
 local delay, count = starts()
 call('PEXPIRE', L, 60000) -- what is in it is of no use when nobody has said anything for so long
 
-local idle = ARGV[11]
-if ARGV[8] ~= '0' or idle ~= '' then
+local looks, idle = ARGV[11]:match('^(%d+) (%d+)$')
+if ARGV[8] ~= '0' or looks ~= '0' then
   local isFirst = call('HEXISTS', R, second) == 0
   call('HINCRBY', R, second, ARGV[8])
   call('HINCRBY', R, 'b' .. second, ARGV[9])
-  if idle ~= '' then
-    call('HINCRBY', R, 'p' .. second, 1)
+  if looks ~= '0' then
+    call('HINCRBY', R, 'l' .. second, looks)
     call('HINCRBY', R, 'i' .. second, idle)
   end
   if isFirst then call('EXPIRE', R, 60) end
@@ -148,7 +153,7 @@ if ARGV[8] ~= '0' or idle ~= '' then
   end
 end
 
-local answer = { state, epoch, granted, delay, count, origins(), version or '0' }
+local answer = { state, epoch, granted, delay, count, origins(), version or '0', share }
 for i = 13, #ARGV, 3 do
   local value = call('HGET', I, ARGV[i])
   local nonce = value and value:match('^%a %d+ (%S+) ')

@@ -31,8 +31,9 @@ export interface PulseRequest {
   /** By origin; as it was learned in this epoch. */
   readonly origins: Readonly<Record<string, OriginNews>>;
   readonly epoch: number;
-  /** Whether every file of the pages was begun, so that more requests could be made; null: there are no pages. */
-  readonly isIdle: boolean | null;
+  /** How often was looked, since the last pulse, whether more requests could be made than there are, and how often that was so. */
+  readonly looks: number;
+  readonly idle: number;
   /** The attempts in work; `counts`: what they counted so far, null where that did not change. */
   readonly pages: readonly { seq: number; nonce: string; counts: Readonly<Record<string, number>> | null }[];
 }
@@ -43,6 +44,8 @@ export interface PulseAnswer {
   readonly epoch: number;
   /** Requests that may be in flight here, for LEASE_MS. */
   readonly granted: number;
+  /** What it is entitled to: more than what was granted where others still hold it. */
+  readonly share: number;
   readonly startDelayMs: number;
   readonly starts: number;
   /** What any worker told of origins, files apart. */
@@ -80,16 +83,17 @@ export async function pulse(redis: Redis, request: PulseRequest): Promise<PulseA
       request.files,
       request.bytes,
       JSON.stringify(request.origins),
-      request.isIdle === null ? '' : Number(request.isIdle),
+      `${request.looks} ${request.idle}`,
       request.epoch,
       ...request.pages.flatMap(({ seq, nonce, counts }) => [seq, nonce, counts === null ? '' : JSON.stringify(counts)]),
     ],
-  )) as [JobState | 'gone', string, number, string, number, string, string, ...string[]];
-  const [state, epoch, granted, startDelayMs, starts, origins, version, ...lost] = answer;
+  )) as [JobState | 'gone', string, number, string, number, string, string, number, ...string[]];
+  const [state, epoch, granted, startDelayMs, starts, origins, version, share, ...lost] = answer;
   return {
     state,
     epoch: Number(epoch),
     granted,
+    share,
     startDelayMs: Number(startDelayMs),
     starts,
     origins: JSON.parse(origins) as PulseAnswer['origins'],

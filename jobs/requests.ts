@@ -122,6 +122,16 @@ export class Requests implements TransferOwner {
     this.#startUntilMs = Math.min(untilMs, startUntilMs);
   }
 
+  /** So many may be in flight. */
+  get granted(): number {
+    return this.#granted;
+  }
+
+  /** No more than `most` of what was granted are used. */
+  giveBack(most: number): void {
+    this.#granted = Math.min(this.#granted, most);
+  }
+
   get mayStore(): boolean {
     return performance.now() < this.#grantedUntilMs;
   }
@@ -133,7 +143,7 @@ export class Requests implements TransferOwner {
 
   /** While it is asked for another grant, no more may be in flight than is: the rest may be others' before the answer. */
   askingForGrant(): void {
-    this.#granted = Math.min(this.#granted, this.inFlight);
+    this.giveBack(this.inFlight);
   }
 
   add(transfer: Transfer): void {

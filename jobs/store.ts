@@ -204,9 +204,12 @@ export class ChainStore {
     await this.#run('release', id, [seq, nonce]);
   }
 
-  /** Puts an entry aside whose listing cannot be read; the job goes on with what is listed and then fails. */
-  async listFailed(id: string, seq: number, nonce: string, error: ListingError): Promise<Step> {
-    return step(await this.#run('listFailed', id, [seq, nonce, JSON.stringify(error)]));
+  /**
+   * Puts an entry aside whose listing cannot be read; the job goes on with what is listed and then fails. `retried`: how many
+   * requests were made again for it.
+   */
+  async listFailed(id: string, seq: number, nonce: string, error: ListingError, retried = 0): Promise<Step> {
+    return step(await this.#run('listFailed', id, [seq, nonce, JSON.stringify(error), retried]));
   }
 
   /** Pauses the job if it still runs in that epoch. False: it does not; nothing was changed. */

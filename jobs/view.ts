@@ -148,12 +148,12 @@ function speedNow(record: Hash, rate: Hash, second: number): Speed {
 
 /** Whether workers mostly had fewer files to fetch than they could have fetched. */
 function isIdle(rate: Hash, second: number): boolean {
-  let [pulses, idle] = [0, 0];
+  let [looks, idle] = [0, 0];
   for (let at = second - SPEED_SECONDS; at < second; at += 1) {
-    pulses += Number(rate[`p${at}`] ?? 0);
+    looks += Number(rate[`l${at}`] ?? 0);
     idle += Number(rate[`i${at}`] ?? 0);
   }
-  return pulses >= SPEED_SECONDS && idle > pulses / 2;
+  return looks >= SPEED_SECONDS && idle > looks / 2;
 }
 
 function speedOverall(record: Hash, files: number, bytes: number): Speed {

@@ -15,7 +15,7 @@ const SHARD_NAMES_MAX = 262_144;
 const SHARD_SECONDS = 30;
 const SHARD_RUN_MS_MAX = 3000;
 /** A job ends when its last shards do, and whoever has none of them waits: they are no more than a part of what was done before. */
-const SHARD_OF_SETTLED = 1 / 4;
+const SHARD_OF_SETTLED = 1 / 8;
 const SMALL_SHARD_NAMES = 4096;
 /** Of files whose size nothing tells: rather a shard that is too small than one that is many times too large. */
 const GUESSED_SHARD_NAMES = 1000;
@@ -43,7 +43,7 @@ export function fileRun(filesPerSecond: number | null): RunSize {
 
 /**
  * For shards: until one is expected to be full, by listed sizes or the job's mean so far, or to take half a minute to fill,
- * or to hold a quarter of what this worker settled of the job. `null`: not known yet.
+ * or to hold an eighth of what this worker settled of the job. `null`: not known yet.
  */
 export function shardRun(
   { shardBytes, bytesOf }: Pick<Shards, 'shardBytes' | 'bytesOf'>,

@@ -18,6 +18,7 @@ import { DataFolder } from './data-folder.ts';
 import { JobInWork } from './job-in-work.ts';
 import { takePage } from './page.ts';
 import { HintConsumer, PageQueue } from './queue.ts';
+import { ShareCalls } from './share-calls.ts';
 import { ChainStore } from './store.ts';
 import { WakeUpSender } from './wake-ups.ts';
 import type { ShownWorker, WorkerFigures } from './worker-server.ts';
@@ -62,6 +63,7 @@ export class DownloadWorker implements ShownWorker {
   readonly #fetcher: Fetcher;
   readonly #jobs = new Map<string, Promise<JobInWork | null>>();
   readonly #opened = new Map<string, JobInWork>();
+  readonly #shareCalls: ShareCalls;
   readonly #consumer: HintConsumer;
   readonly #timers: NodeJS.Timeout[];
   #settledEnded = 0;
@@ -82,6 +84,7 @@ export class DownloadWorker implements ShownWorker {
     this.store = new ChainStore(this.#redis);
     this.queue = new PageQueue(this.#redis);
     this.wakeUps = new WakeUpSender(this.#redis);
+    this.#shareCalls = new ShareCalls(redisUrl, (job, share) => this.#opened.get(job)?.called(share));
     this.folder = new DataFolder({ id: dataIdOf(dataDir), path: dataDir, store: this.store, logger: this.logger });
     this.#consumer = new HintConsumer(this.#redis, {
       concurrency: PAGES_AT_ONCE,
@@ -113,6 +116,11 @@ export class DownloadWorker implements ShownWorker {
     return job;
   }
 
+  /** Whether another worker shall have the job's next page. */
+  leavesToOthers(job: string): boolean {
+    return this.workers > 1 && this.#opened.get(job)?.leavesToOthers() === true;
+  }
+
   /** How long ago it last reached Redis, in ms. */
   get silentMs(): number {
     return performance.now() - this.#toldAtMs;
@@ -141,6 +149,7 @@ export class DownloadWorker implements ShownWorker {
     await Promise.allSettled([this.#tell(null), leave(this.#redis, this.id, [])]);
     await this.queue.close();
     await this.wakeUps.close();
+    this.#shareCalls.close();
     this.#fetcher.close();
     this.#agent.close();
     this.#redis.disconnect();
@@ -160,6 +169,7 @@ export class DownloadWorker implements ShownWorker {
     const sink = await open();
     if (sink.broken !== undefined && !spec.dryRun)
       this.logger.error({ err: sink.broken, job: id }, 'the sink cannot be opened');
+    this.#shareCalls.listen(id);
     return new JobInWork({
       id,
       order,
@@ -261,6 +271,7 @@ export class DownloadWorker implements ShownWorker {
       this.#settledEnded += job.settled;
       this.#opened.delete(id);
       this.#jobs.delete(id);
+      this.#shareCalls.leave(id);
       job.sink.sweep(living);
       if (job.isOver) this.#try(this.forgetMade(job));
       void job.close();

@@ -8,6 +8,7 @@ import { JobInWork } from '../jobs/job-in-work.ts';
 import { PageFiles } from '../jobs/page-files.ts';
 import { pulse, readGoodFile, type PulseRequest } from '../jobs/pulse.ts';
 import { START_LATE_MS_MAX, StartTimes } from '../jobs/start-times.ts';
+import { ShareCalls } from '../jobs/share-calls.ts';
 import { ChainStore, jobKeys } from '../jobs/store.ts';
 import type { FetchError } from '../src/errors.ts';
 import type { FetchHandler, Fetcher } from '../src/fetch-file.ts';
@@ -52,7 +53,8 @@ const quiet: PulseRequest = {
   bytes: 0,
   origins: {},
   epoch: 0,
-  isIdle: null,
+  looks: 0,
+  idle: 0,
   pages: [],
 };
 
@@ -60,7 +62,7 @@ const ask = async (changes: Partial<PulseRequest>) => pulse(redis, { ...quiet, .
 
 /** As `pulse`, with a lease of its own; only what is granted in flight. */
 async function lease(worker: string, wanted: number, inFlight: number, concurrency: number, leaseMs: number) {
-  const args = [worker, wanted, inFlight, concurrency, leaseMs, 0, 0, 0, 0, '{}', ''];
+  const args = [worker, wanted, inFlight, concurrency, leaseMs, 0, 0, 0, 0, '{}', '0 0'];
   const answer = await script.run(
     redis,
     [keys.job, keys.inFlight, keys.live, keys.leases, keys.rate, keys.origins],
@@ -294,6 +296,83 @@ test('who may have lost its pages starts nothing, and still stores what it has r
   requests.pump();
   assert.equal(started.length, 1);
   job.end(attempt);
+  await job.close();
+});
+
+const whole = { statusCode: 200, headers: {}, body: new Uint8Array(), bytes: 0 };
+
+/** Begins a page of 100 files. */
+async function hundredFiles({ job, writer }: ReturnType<typeof jobOn>, seq: number): Promise<Attempt> {
+  await store.begin('j', seq, 0, `${seq}`);
+  const attempt = newAttempt({ seq, epoch: 0, nonce: `${seq}`, open: true });
+  job.begin(attempt);
+  const items = Array.from({ length: 100 }, (_, index) => `${index}`).map((name) => ({
+    name,
+    origin: 'http://127.0.0.1:9',
+    path: `/${name}`,
+    sizeBytes: null,
+  }));
+  void job.fetch(attempt, new PageFiles(job.requests, writer, items));
+  return attempt;
+}
+
+test('a worker that lacks its share calls for it, and who holds it starts nothing more and tells so soon', async (t) => {
+  const on = jobOn(redis, jobSpec({ limits: { concurrency: 10 } }));
+  const { job, started } = on;
+  const called = Promise.withResolvers<[string, number]>();
+  const calls = new ShareCalls(server.url, (id, share) => {
+    job.called(share);
+    called.resolve([id, share]);
+  });
+  calls.listen('j');
+  while ((await redis.pubsub('NUMSUB', keys.leases))[1] !== 1) await setImmediate();
+  const attempt = await hundredFiles(on, 0);
+  try {
+    while (started.length < 10) await setImmediate();
+    const { granted, share } = await ask({ worker: 'other', wanted: 99 });
+    assert.deepEqual([granted, share], [0, 5]);
+    const timers = t.mock.method(globalThis, 'setTimeout');
+    assert.deepEqual(await called.promise, ['j', 5]);
+    for (const handler of started.slice(0, 5)) handler.onBody(whole);
+    assert.equal(started.length, 10);
+    while ((await redis.hget(keys.leases, 'me'))?.startsWith('5 ') !== true) await setImmediate();
+    const waits = timers.mock.calls.map(({ arguments: [, delayMs] }) => Number(delayMs));
+    assert.ok(
+      waits.slice(0, -1).every((ms) => ms <= 20),
+      `it waited ${waits.join(', ')} ms`,
+    );
+    assert.equal((await ask({ worker: 'other', wanted: 99 })).granted, 5);
+  } finally {
+    calls.close();
+    job.end(attempt);
+    await job.close();
+  }
+});
+
+test('a worker that lacks its share asks again soon, then more and more seldom', async (t) => {
+  assert.equal(await lease('other', 10, 10, 10, MINUTE_MS), 10);
+  const on = jobOn(redis, jobSpec({ limits: { concurrency: 10 } }));
+  const timers = t.mock.method(globalThis, 'setTimeout');
+  const attempt = await hundredFiles(on, 0);
+  const pulses = () =>
+    timers.mock.calls.map(({ arguments: [, delayMs] }) => Number(delayMs)).filter((ms) => ms > 1 && ms <= 250);
+  while (pulses().length < 6) await setImmediate();
+  assert.deepEqual(pulses(), [20, 40, 80, 160, 250, 250]);
+  on.job.end(attempt);
+  await on.job.close();
+});
+
+test('who has a page in work and another one ready leaves the next to others, but seldom', async () => {
+  const on = jobOn(redis, jobSpec({ limits: { concurrency: 10 } }));
+  const { job, started } = on;
+  const attempts = [await hundredFiles(on, 0)];
+  while (started.length < 10) await setImmediate();
+  started[0]?.onBody(whole);
+  assert.equal(job.leavesToOthers(), false, 'nothing is ready');
+  attempts.push(await hundredFiles(on, 1));
+  assert.equal(job.leavesToOthers(), true);
+  assert.equal(job.leavesToOthers(), false, 'the others may have as many');
+  for (const attempt of attempts) job.end(attempt);
   await job.close();
 });
 

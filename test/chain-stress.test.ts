@@ -423,7 +423,8 @@ class Walk {
       bytes: 0,
       origins: {},
       epoch: 0,
-      isIdle: false,
+      looks: 1,
+      idle: 0,
     };
     const pages = [{ seq, nonce, counts: { filesDownloaded: 1 } }];
     const told = pulse(redis, { worker: nonce, job: this.#id, ...budget, pages });

@@ -689,13 +689,13 @@ test('a run for a shard is listed until it is full by listed sizes, by the mean 
   const tiny = { shardBytes: 10 ** 9, bytesOf: (size: number) => size };
   for (const [settled, most] of [
     [0, 4096],
-    [40_000, 10_000],
+    [80_000, 10_000],
   ] as const) {
     const size = shardRun(tiny, { settled, meanBytes: 1, filesPerSecond: 10_000 });
     assert.deepEqual(
       [most - 1, most].map((count) => size.isEnough(filesOf(count, null), 1, 0)),
       [false, true],
-      'a quarter of what was settled',
+      'an eighth of what was settled',
     );
   }
 });
