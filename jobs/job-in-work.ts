@@ -106,8 +106,9 @@ export class JobInWork {
     const { settled, bytes } = this;
     const ms = performance.now() - this.#openedMs;
     const filesPerSecond = settled < RATE_FILES_MIN && ms < RATE_MS_MIN ? null : (settled * 1000) / ms;
-    if (shards === undefined) return fileRun(filesPerSecond);
-    return shardRun(shards, { settled, meanBytes: settled === 0 ? null : bytes / settled, filesPerSecond });
+    const known = { settled, filesPerSecond };
+    if (shards === undefined) return fileRun(known);
+    return shardRun(shards, { ...known, meanBytes: settled === 0 ? null : bytes / settled });
   }
 
   /** Whether the job is at its end, as far as is known here. */

@@ -4,8 +4,9 @@ import type { GetListing, SourcePage, sourceOf } from '../src/sources/index.ts';
 import type { JobList } from '../src/url-files.ts';
 
 /** Where files and pages come quickly, several are walked in one go: an entry costs Redis and its worker a millisecond or two. */
-const RUN_SECONDS = 0.25;
-const RUN_NAMES_MAX = 4096;
+const RUN_SECONDS = 0.5;
+const RUN_NAMES_MAX = 8192;
+const SMALL_RUN_NAMES = 2048;
 const RUN_MS_MAX = 100;
 const RUN_PAGES_MAX = 256;
 const RUN_TOKEN_BYTES_MAX = 65_536;
@@ -14,12 +15,13 @@ const RUN_TOKEN_BYTES_MAX = 65_536;
 const SHARD_NAMES_MAX = 262_144;
 const SHARD_SECONDS = 30;
 const SHARD_RUN_MS_MAX = 3000;
-/** A job ends when its last shards do, and whoever has none of them waits: they are no more than a part of what was done before. */
-const SHARD_OF_SETTLED = 1 / 8;
 const SMALL_SHARD_NAMES = 4096;
 /** Of files whose size nothing tells: rather a shard that is too small than one that is many times too large. */
 const GUESSED_SHARD_NAMES = 1000;
 const TYPICAL_FILE_BYTES = 2048;
+
+/** A job ends when its last runs do, and whoever has none of them waits: they are no more than a part of what was done before. */
+const RUN_OF_SETTLED = 1 / 8;
 
 type Items = SourcePage['items'];
 
@@ -32,12 +34,24 @@ export interface RunSize {
   isEnough(items: Items, firstPage: number, ms: number): boolean;
 }
 
+/** What a worker knows of a job. */
+export interface Known {
+  /** Files of it that this worker settled. */
+  readonly settled: number;
+  /** Of this worker; null: not known yet. */
+  readonly filesPerSecond: number | null;
+}
+
+function share(settled: number, least: number, most: number): number {
+  return Math.min(most, Math.max(least, settled * RUN_OF_SETTLED));
+}
+
 /**
- * For files on their own: as many pages as a worker fetches in a quarter of a second, at least one. `filesPerSecond`: of this
- * worker; null: not known yet.
+ * For files on their own: as many pages as a worker fetches in half a second, at least one, and, of many names, no more than
+ * an eighth of what it settled of the job.
  */
-export function fileRun(filesPerSecond: number | null): RunSize {
-  const names = Math.min(RUN_NAMES_MAX, (filesPerSecond ?? 0) * RUN_SECONDS);
+export function fileRun({ settled, filesPerSecond }: Known): RunSize {
+  const names = Math.min(share(settled, SMALL_RUN_NAMES, RUN_NAMES_MAX), (filesPerSecond ?? 0) * RUN_SECONDS);
   return { isEnough: ({ length }, firstPage, ms) => length + firstPage > names || ms > RUN_MS_MAX };
 }
 
@@ -47,10 +61,10 @@ export function fileRun(filesPerSecond: number | null): RunSize {
  */
 export function shardRun(
   { shardBytes, bytesOf }: Pick<Shards, 'shardBytes' | 'bytesOf'>,
-  { settled, meanBytes, filesPerSecond }: { settled: number; meanBytes: number | null; filesPerSecond: number | null },
+  { settled, meanBytes, filesPerSecond }: Known & { meanBytes: number | null },
 ): RunSize {
-  const most = Math.max(SMALL_SHARD_NAMES, settled * SHARD_OF_SETTLED);
-  const names = Math.min(SHARD_NAMES_MAX, most, (filesPerSecond ?? Infinity) * SHARD_SECONDS);
+  const most = share(settled, SMALL_SHARD_NAMES, SHARD_NAMES_MAX);
+  const names = Math.min(most, (filesPerSecond ?? Infinity) * SHARD_SECONDS);
   const guess = Math.max(bytesOf(TYPICAL_FILE_BYTES), Math.ceil(shardBytes / GUESSED_SHARD_NAMES));
   const typical = meanBytes === null ? guess : bytesOf(meanBytes);
   return {
@@ -84,7 +98,10 @@ export async function walk(
   open: boolean,
   get: GetListing,
   list: JobList,
-  { size = fileRun(null), pagesMax = RUN_PAGES_MAX }: { size?: RunSize; pagesMax?: number } = {},
+  {
+    size = fileRun({ settled: 0, filesPerSecond: null }),
+    pagesMax = RUN_PAGES_MAX,
+  }: { size?: RunSize; pagesMax?: number } = {},
 ): Promise<Run> {
   const read = (token: string): Promise<SourcePage> => source.read(token, get, list);
   const begun = performance.now();

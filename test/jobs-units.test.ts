@@ -137,7 +137,7 @@ test('long messages are cut, and no half of a surrogate pair is kept', () => {
 
 const noList = urlFiles().of('j');
 const walk = (tokens: readonly string[], open: boolean, get: GetListing) =>
-  walkPages(sourceOf(jobSpec()), tokens, open, get, noList, { size: fileRun(4000) });
+  walkPages(sourceOf(jobSpec()), tokens, open, get, noList, { size: fileRun({ settled: 0, filesPerSecond: 2000 }) });
 
 /** A listing of pages, each a list of names; the token of page n > 0 is `…?next-marker=tn`. */
 function listing(pages: string[][], { fails = [] as number[], marker = (page: number) => `t${page}` } = {}) {
@@ -701,18 +701,19 @@ test('a run for a shard is listed until it is full by listed sizes, by the mean 
 });
 
 /** How many pages are walked in one go that all have so many names and take as long to list. */
-function pagesOfRun(filesPerSecond: number | null, pageSize: number, msPerPage = 0): number {
+function pagesOfRun(filesPerSecond: number | null, pageSize: number, msPerPage = 0, settled = 100_000): number {
   for (let count = 1; ; count += 1) {
     const items = filesOf(count * pageSize, null);
-    if (fileRun(filesPerSecond).isEnough(items, pageSize, count * msPerPage)) return count;
+    if (fileRun({ settled, filesPerSecond }).isEnough(items, pageSize, count * msPerPage)) return count;
   }
 }
 
-test('a run of files is a page, or what a quarter of a second fetches where pages come at once', () => {
+test('a run of files is a page, or what half a second fetches where pages come at once', () => {
   assert.deepEqual([pagesOfRun(null, 1000), pagesOfRun(null, 10)], [1, 1]);
-  assert.deepEqual([pagesOfRun(16_000, 1000), pagesOfRun(16_000, 100), pagesOfRun(16_000, 3000)], [4, 40, 1]);
-  assert.deepEqual([pagesOfRun(10, 1), pagesOfRun(1, 10)], [2, 1], 'large files');
-  assert.equal(pagesOfRun(1_000_000, 1000), 4, 'at most 4,096 names');
+  assert.deepEqual([pagesOfRun(8_000, 1000), pagesOfRun(8_000, 100), pagesOfRun(8_000, 3000)], [4, 40, 1]);
+  assert.deepEqual([pagesOfRun(10, 1), pagesOfRun(1, 10)], [5, 1], 'large files');
+  assert.equal(pagesOfRun(1_000_000, 1000), 8, 'at most 8,192 names');
+  assert.equal(pagesOfRun(1_000_000, 1000, 0, 32_000), 4, 'an eighth of what was settled');
   assert.deepEqual(
     [pagesOfRun(16_000, 1000, 120), pagesOfRun(16_000, 1000, 60)],
     [1, 2],
