@@ -18,6 +18,8 @@ const DELAY_MS_MAX = 20_000;
 /** BullMQ orders delayed jobs by their times in ms, times this. */
 const DELAYED_SCORE = 0x1000;
 const OVERDUE_MAX = 1000;
+/** BullMQ tells of each hint in a stream of events that nobody reads. */
+const EVENTS_MAX = 100;
 
 export class PageQueue {
   readonly #queue: Queue<Hint>;
@@ -25,7 +27,12 @@ export class PageQueue {
 
   constructor(redis: Redis) {
     this.#redis = redis;
-    this.#queue = new Queue<Hint>(QUEUE, { connection: redis, prefix: keyPrefix, skipVersionCheck: true });
+    this.#queue = new Queue<Hint>(QUEUE, {
+      connection: redis,
+      prefix: keyPrefix,
+      skipVersionCheck: true,
+      streams: { events: { maxLen: EVENTS_MAX } },
+    });
     this.#queue.on('error', () => {}); // who adds is told by the rejected promise
   }
 
