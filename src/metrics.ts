@@ -3,16 +3,16 @@ import { collectDefaultMetrics, Counter, Gauge, Registry, type Histogram } from 
 import { failureReasons, type FailureReason } from './errors.ts';
 import { durationBounds, statusClasses, type Counts } from './tally.ts';
 
-/** Each look at the event loop wakes the process, all day long. */
-const LAG_LOOK_MS = 20;
-
 let registryOfProcess: Registry | null = null;
 
-/** What this process tells of itself: processor, memory, event loop, … Measured from the first call on. */
-export function processMetrics(): Registry {
+/**
+ * What this process tells of itself: processor, memory, event loop, … Measured from the first call on. `lagLookMs`: how often
+ * the event loop is looked at; each look wakes the process, all day long.
+ */
+export function processMetrics(lagLookMs = 10): Registry {
   if (registryOfProcess === null) {
     registryOfProcess = new Registry();
-    collectDefaultMetrics({ register: registryOfProcess, eventLoopMonitoringPrecision: LAG_LOOK_MS });
+    collectDefaultMetrics({ register: registryOfProcess, eventLoopMonitoringPrecision: lagLookMs });
   }
   return registryOfProcess;
 }
