@@ -35,7 +35,7 @@ export interface RunSize {
 }
 
 /** What a worker knows of a job. */
-export interface Known {
+interface Known {
   /** Files of it that this worker settled. */
   readonly settled: number;
   /** Of this worker; null: not known yet. */
@@ -98,10 +98,7 @@ export async function walk(
   open: boolean,
   get: GetListing,
   list: JobList,
-  {
-    size = fileRun({ settled: 0, filesPerSecond: null }),
-    pagesMax = RUN_PAGES_MAX,
-  }: { size?: RunSize; pagesMax?: number } = {},
+  { size, pagesMax = RUN_PAGES_MAX }: { size: RunSize; pagesMax?: number },
 ): Promise<Run> {
   const read = (token: string): Promise<SourcePage> => source.read(token, get, list);
   const begun = performance.now();

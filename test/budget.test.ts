@@ -14,6 +14,7 @@ import type { FetchError } from '../src/errors.ts';
 import type { FetchHandler, Fetcher } from '../src/fetch-file.ts';
 import { Script, connectRedis } from '../src/redis.ts';
 import type { JobSpec } from '../src/schemas.ts';
+import type { SourceFile } from '../src/sources/index.ts';
 import { Tally } from '../src/tally.ts';
 import { jobSpec } from './helpers/job-spec.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
@@ -226,6 +227,16 @@ function jobOn(redis: Redis, spec: JobSpec) {
   return { job, started, writer };
 }
 
+/** So many files of a page. */
+function listed(count: number): SourceFile[] {
+  return Array.from({ length: count }, (_, index) => `${index}`).map((name) => ({
+    name,
+    origin: 'http://127.0.0.1:9',
+    path: `/${name}`,
+    sizeBytes: null,
+  }));
+}
+
 test('a worker that gives its share back does not use it while the answer is on its way', async () => {
   const asked = new EventEmitter();
   let answered: Promise<void> = Promise.resolve();
@@ -245,12 +256,7 @@ test('a worker that gives its share back does not use it while the answer is on 
     for await (const [held] of on(asked, 'pulse')) if (Number(held) === many) return;
   };
   const { job, started, writer } = jobOn(slow, jobSpec({ limits: { concurrency: 10 } }));
-  const items = Array.from({ length: 10 }, (_, index) => `${index}`).map((name) => ({
-    name,
-    origin: 'http://127.0.0.1:9',
-    path: `/${name}`,
-    sizeBytes: null,
-  }));
+  const items = listed(10);
   const page = async (seq: number): Promise<Attempt> => {
     await store.begin('j', seq, 0, 'n');
     const attempt = newAttempt({ seq, epoch: 0, nonce: 'n', open: true });
@@ -306,13 +312,7 @@ async function hundredFiles({ job, writer }: ReturnType<typeof jobOn>, seq: numb
   await store.begin('j', seq, 0, `${seq}`);
   const attempt = newAttempt({ seq, epoch: 0, nonce: `${seq}`, open: true });
   job.begin(attempt);
-  const items = Array.from({ length: 100 }, (_, index) => `${index}`).map((name) => ({
-    name,
-    origin: 'http://127.0.0.1:9',
-    path: `/${name}`,
-    sizeBytes: null,
-  }));
-  void job.fetch(attempt, new PageFiles(job.requests, writer, items));
+  void job.fetch(attempt, new PageFiles(job.requests, writer, listed(100)));
   return attempt;
 }
 
