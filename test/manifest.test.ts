@@ -448,10 +448,18 @@ test('a job without a manifest, one that runs, and one whose files are elsewhere
     source: { type: 'listing', url: slow.listUrl },
     sink: { ...kinds['directory'], path: 'running' } as Sink,
   });
-  await service.until(id, ({ progress }) => progress.pagesDone === 5);
+  await service.until(id, ({ progress }) => progress.pagesDone > 0);
   assert.match(await refusal('POST', `/jobs/${id}/verify`), /running/);
-  // What is there so far.
-  expectFiles(slow, await manifestOf(id), [...names.slice(0, 200), ...names.slice(300)]);
+  // What is there so far, page by page.
+  const soFar = await manifestOf(id);
+  const pageOf = (name: string): number => Math.floor(names.indexOf(name) / 100);
+  const pages = new Set(soFar.map(({ name }) => pageOf(name)));
+  assert.ok(pages.size > 0 && !pages.has(2));
+  expectFiles(
+    slow,
+    soFar,
+    names.filter((name) => pages.has(pageOf(name))),
+  );
   release();
   await service.ended(id);
   expectFiles(slow, await manifestOf(id), names);
