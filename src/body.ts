@@ -33,6 +33,12 @@ export class Body {
     return this.#writer !== null;
   }
 
+  /** So many bytes will come, if all goes well. Throws FetchError (`too_large`, the writer's); then `abort`. */
+  expect(bytes: number): void {
+    if (bytes > this.#limits.maxBytes) throw tooLarge(this.#limits.maxBytes);
+    if (bytes > this.#limits.memoryBytes) this.#spill();
+  }
+
   /** Takes the next bytes; the chunk is kept as it is. Throws FetchError (`too_large`, the writer's); then `abort`. */
   take(chunk: Uint8Array): void {
     this.bytes += chunk.length;

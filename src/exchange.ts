@@ -15,7 +15,7 @@ import { Decoder, contentCodings, type DecoderOutput } from './decode.ts';
 import { FetchError } from './errors.ts';
 import type { Answer, Exchange, Fetcher, FetchHandler, FetchRequest } from './fetch-file.ts';
 import type { Connection, HttpAgent } from './http.ts';
-import { free } from './memory.ts';
+import { readInPlace } from './socket-reads.ts';
 
 // What is thrown away to keep a connection rather than open a new one.
 const drainBytesMax = 65_536;
@@ -140,7 +140,8 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
       if (this.#receivedBytes > drainBytesMax) this.#cut(this.#verdict);
     } else if (this.#decoder === null) {
       this.data(chunk);
-      if (this.#body.isWritten) free(chunk);
+      const socket = this.#connection?.socket;
+      if (this.#body.isWritten && socket != null) readInPlace(socket, true);
     } else if (this.#receivedBytes > codedBytesMax(this.#request.maxBytes)) {
       this.#fail(tooLarge(codedBytesMax(this.#request.maxBytes)));
     } else if (!this.#decoder.write(chunk)) {
@@ -217,7 +218,7 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
   }
 
   #expectBody(): void {
-    const { maxBytes, sizeBytes } = this.#request;
+    const { sizeBytes } = this.#request;
     const headers = this.#headers;
     const transfer = headers['transfer-encoding']?.toString().toLowerCase();
     if (transfer !== undefined && transfer !== 'chunked') {
@@ -225,11 +226,11 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
     }
     const codings = contentCodings(headers['content-encoding']);
     if (codings.length > 0) this.#decoder = new Decoder(codings, this);
-    else if ((contentLength(headers) ?? 0) > maxBytes) throw tooLarge(maxBytes);
     if (sizeBytes === null && endsByClosing(this.#statusCode, headers)) {
       const message = 'the body has neither a length nor chunks: whether it is whole cannot be told';
       throw new FetchError('truncated', message, { retryable: true });
     }
+    if (this.#decoder === null) this.#body.expect(contentLength(headers) ?? 0);
   }
 
   #fail(error: unknown): void {

@@ -5,6 +5,7 @@ import type { LookupFunction, Socket } from 'node:net';
 import { Client, buildConnector } from 'undici';
 import { cachedLookup } from './dns.ts';
 import { FetchError } from './errors.ts';
+import { onread, readInPlace, takeReads } from './socket-reads.ts';
 
 const connectionsMax = 65_536;
 // Files being written, Redis, listeners, the runtime's own.
@@ -49,10 +50,12 @@ export function openConnector({
     lookup,
     // The default of 250 ms gives up addresses that are merely far away.
     autoSelectFamilyAttemptTimeout: 1_000,
+    onread,
     ...tls,
   });
   // undici's types keep to themselves that it returns the socket.
-  return connect as unknown as Connector;
+  const open = connect as unknown as Connector;
+  return (options, callback) => takeReads(open(options, callback));
 }
 
 /** A connection that serves one request at a time. undici connects it when it is first used, and again if it must. */
@@ -109,6 +112,7 @@ export class HttpAgent {
   release(connection: Connection): void {
     // It closed while the body was still being decoded: nothing would ever tell to forget it.
     if (connection.socket === null) return this.drop(connection);
+    readInPlace(connection.socket, false);
     connection.idleSince = ++this.#releases;
     const stack = this.#idle.get(connection.origin);
     if (stack === undefined) this.#idle.set(connection.origin, [connection]);

@@ -1,4 +1,4 @@
-/** Memory that goes back sooner than the collector would see to it: that of huge listing pages, and of large bodies. */
+/** Memory that goes back sooner than the collector would see to it: that of huge listing pages. */
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
@@ -19,15 +19,6 @@ export function giveMemoryBackSoon(): void {
     timer = null;
     void collector()({ type: 'major', execution: 'async', flavor: 'last-resort' });
   }, delayMs).unref();
-}
-
-/**
- * Frees the memory of bytes that nobody reads any more, if nothing else lies in it. The pieces of a large body would else wait
- * for a collection, and each further piece get memory that is cold, or new: half of what storing such a body costs.
- */
-export function free(bytes: Uint8Array): void {
-  const { buffer } = bytes;
-  if (buffer instanceof ArrayBuffer && buffer.byteLength === bytes.length) buffer.transfer(0);
 }
 
 /** Node has no call for it: a context that is made after the flag was set has V8's own. */
