@@ -1,6 +1,6 @@
 /** How a job is shown: its record, the live counts of pages in work, and its latest speed, read in one moment. */
 import type { Redis } from 'ioredis';
-import { repliesOf } from '../src/redis.ts';
+import { Script } from '../src/redis.ts';
 import type { Job, JobError, JobSpec, JobState, Progress } from '../src/schemas.ts';
 import { isActive } from './model.ts';
 import { jobKeys, sharedKeys, type ListingError } from './store.ts';
@@ -9,6 +9,8 @@ import { waitingReason } from './waiting.ts';
 type Hash = Record<string, string>;
 
 const SPEED_SECONDS = 5;
+/** In place of a transaction, which ioredis makes an object with all commands there are for. */
+const script = new Script('view.lua', import.meta.url);
 
 /** Reads jobs by their ids, in that order; null where there is none. Each is read in one moment, so no count goes back. */
 export async function readJobs(redis: Redis, ids: readonly string[]): Promise<(Job | null)[]> {
@@ -19,21 +21,21 @@ export async function readJobs(redis: Redis, ids: readonly string[]): Promise<(J
 /** Reads one job; null where there is none. `atMs`: when it was so, by the clock of Redis, in ms since 1970. */
 export async function readJob(redis: Redis, id: string): Promise<{ job: Job; atMs: number } | null> {
   const { job, inFlight, live, rate } = jobKeys(id);
-  const asked = redis.multi().hgetall(job).hgetall(inFlight).hgetall(live).hgetall(rate).time();
-  const replies = await asked.zrange(sharedKeys.folders, '0', '-1', 'WITHSCORES').exec();
-  const [record, entries, counts, finished, time, folders] = repliesOf(replies) as [
-    Hash,
-    Hash,
-    Hash,
-    Hash,
-    [string, string],
-    string[],
-  ];
+  const reply = await script.run(redis, [job, inFlight, live, rate, sharedKeys.folders], []);
+  const [time, folders, ...hashes] = reply as [time: [string, string], folders: string[], ...hashes: string[][]];
+  const [record = {}, entries = {}, counts = {}, finished = {}] = hashes.map(hashOf);
   if (record.spec === undefined) return null;
   const [second, microsecond] = time.map(Number) as [number, number];
   const atMs = second * 1000 + Math.floor(microsecond / 1000);
   const shown = jobView(id, record, entries, counts, finished, second);
   return { job: { ...shown, waitingReason: waitingReason(record, folders, atMs) }, atMs };
+}
+
+/** Of fields, each followed by its value. */
+function hashOf(flat: readonly string[]): Hash {
+  const hash: Hash = {};
+  for (let index = 0; index < flat.length; index += 2) hash[flat[index]!] = flat[index + 1]!;
+  return hash;
 }
 
 /** Pure. `second`: the time of Redis, in whole seconds since 1970. */
