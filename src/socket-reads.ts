@@ -58,7 +58,7 @@ class Reads {
 
   /** False: nothing more is to be read for now. */
   came(bytes: number): boolean {
-    for (let at = 0; at < bytes;) {
+    for (let at = 0; at < bytes && !this.#socket.destroyed;) {
       const { inPlace } = this;
       const piece = buffer.subarray(at, inPlace ? bytes : Math.min(bytes, at + copiedBytesMax));
       this.#unread.push(inPlace ? piece : Buffer.from(piece));

@@ -180,3 +180,18 @@ test('a reader that is not ready finds all that came when it is', async (t) => {
     ['1', '2'].map((digit) => digit.repeat(200_000)),
   );
 });
+
+test('a reader that has destroyed its socket hears of nothing more', async (t) => {
+  const server = createServer((socket) => void socket.on('error', () => {}).end('x'.repeat(200_000)));
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.after(() => server.close());
+  const socket = takeReads(connect({ port: (server.address() as AddressInfo).port, onread }));
+  let heard = 0;
+  socket.on('readable', () => {
+    heard += 1;
+    socket.destroy();
+  });
+  await once(socket, 'close');
+  assert.equal(heard, 1);
+});

@@ -77,8 +77,13 @@ function service(
 const serviceRows: readonly ServiceRow[] = [
   service('directory', 'gigafetch, directory sink', { type: 'directory' }, { extra: false }),
   service('tar', 'gigafetch, tar sink with SHA-256 index', { type: 'tar' }, { extra: false }),
-  service('directory-1', 'gigafetch, directory sink, one worker', { type: 'directory' }, { oneWorker: true }),
-  service('tar-1', 'gigafetch, tar sink, one worker', { type: 'tar' }, { oneWorker: true }),
+  service(
+    'directory-1',
+    'gigafetch, directory sink, one worker',
+    { type: 'directory' },
+    { extra: false, oneWorker: true },
+  ),
+  service('tar-1', 'gigafetch, tar sink, one worker', { type: 'tar' }, { extra: false, oneWorker: true }),
   service('tar-zst', 'gigafetch, tar.zst sink', { type: 'tar', compression: 'zstd' }),
   service('ndjson', 'gigafetch, ndjson sink', { type: 'ndjson' }),
   service('directory-power', 'gigafetch, directory sink, synced to disk', { type: 'directory', durability: 'power' }),
