@@ -43,9 +43,9 @@ static double now_ms(void) {
   return now.tv_sec * 1e3 + now.tv_nsec / 1e6;
 }
 
-static void answer(struct connection *c, const char *status, const char *body, size_t bytes) {
+static void answer(struct connection *c, const char *status, const char *type, const char *body, size_t bytes) {
   char head[128];
-  int head_bytes = snprintf(head, sizeof head, "HTTP/1.1 %s\r\ncontent-length: %zu\r\n\r\n", status, bytes);
+  int head_bytes = snprintf(head, sizeof head, "HTTP/1.1 %s\r\ncontent-type: %s\r\ncontent-length: %zu\r\n\r\n", status, type, bytes);
   struct iovec parts[2] = {{head, head_bytes}, {(void *)body, bytes}};
   struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
   // A client that is gone is noticed when it is read from next.
@@ -60,18 +60,18 @@ static void answer_page(struct connection *c, long from, long listed) {
   end += sprintf(end, "]");
   if (to < listed) end += sprintf(end, ",\"NextMarker\":\"file-%07ld.bin\"", to);
   end += sprintf(end, "}");
-  answer(c, "200 OK", page, end - page);
+  answer(c, "200 OK", "application/json", page, end - page);
   free(page);
 }
 
 static void answer_now(struct connection *c) {
   long file, listed, from = 0;
   if (sscanf(c->request, "GET /get/file-%ld.bin ", &file) == 1 && file < files) {
-    answer(c, "200 OK", bodies + file * body_bytes, body_bytes);
+    answer(c, "200 OK", "application/octet-stream", bodies + file * body_bytes, body_bytes);
   } else if (sscanf(c->request, "GET /list-%ld?next-marker=file-%ld.bin", &listed, &from) >= 1 && listed <= files) {
     answer_page(c, from, listed);
   } else {
-    answer(c, "404 Not Found", "", 0);
+    answer(c, "404 Not Found", "text/plain", "", 0);
   }
 }
 
@@ -97,7 +97,7 @@ static void take(struct connection *c) {
   if (strncmp(c->request, "GET /status ", 12) == 0) {
     char status[128];
     int bytes = snprintf(status, sizeof status, "server accepts handled requests\n %ld %ld %ld \n", connections, connections, requests);
-    return answer(c, "200 OK", status, bytes);
+    return answer(c, "200 OK", "text/plain", status, bytes);
   }
   struct queue *queue = strncmp(c->request, "GET /list", 9) == 0 ? &to_pages : &to_files;
   c->due_ms = now_ms() + queue->delay_ms;
