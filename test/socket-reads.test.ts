@@ -18,16 +18,19 @@ type Get = (
   write?: (chunk: Uint8Array) => void,
 ) => Promise<Answer | string>;
 
-/** Starts the server, and returns what asks it: for a body, or for where a redirect leads. */
-async function client(t: TestContext, server: Server, protocol = 'http'): Promise<Get> {
+/** Starts the server, on the port that is returned. */
+async function listening(t: TestContext, server: Server): Promise<number> {
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  const origin = `${protocol}://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  t.after(() => server.close());
+  return (server.address() as AddressInfo).port;
+}
+
+/** Starts the server, and returns what asks it: for a body, or for where a redirect leads. */
+async function client(t: TestContext, server: Server, protocol = 'http'): Promise<Get> {
+  const origin = `${protocol}://127.0.0.1:${await listening(t, server)}`;
   const agent = new HttpAgent({ connector: openConnector({ ca: certificate }) });
-  t.after(() => {
-    agent.close();
-    server.close();
-  });
+  t.after(() => agent.close());
   const fetcher = new Fetcher(agent);
   return (path, over = {}, write = () => {}) =>
     new Promise((resolve, reject) => {
@@ -50,6 +53,16 @@ function rawServer(serve: (socket: Socket, path: string) => void): Server {
     socket.on('error', () => {});
     socket.on('data', (head) => serve(socket, head.toString().split(' ')[1]!));
   });
+}
+
+/** In chunks of 100,000 bytes. */
+function chunked(body: Buffer<ArrayBuffer>): Buffer {
+  const parts = [Buffer.from('HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n')];
+  for (let at = 0; at < body.length; at += 100_000) {
+    const chunk = body.subarray(at, at + 100_000);
+    parts.push(Buffer.from(`${chunk.length.toString(16)}\r\n`), chunk, Buffer.from('\r\n'));
+  }
+  return Buffer.concat([...parts, Buffer.from('0\r\n\r\n')]);
 }
 
 const headOf = (bytes: number): string => `HTTP/1.1 200 OK\r\ncontent-length: ${bytes}\r\n\r\n`;
@@ -101,13 +114,14 @@ test('a large body is written from one place, and the answer after it has memory
     t,
     rawServer((socket, path) => {
       if (path === '/large') socket.write(Buffer.concat([Buffer.from(headOf(body.length)), body]));
+      else if (path === '/chunked') socket.write(chunked(body));
       else socket.write(headOf(small.length) + small);
     }),
   );
-  for (let round = 0; round < 3; round += 1) {
+  for (const path of ['/large', '/chunked', '/large', '/chunked']) {
     const written: Buffer[] = [];
     const places = new Set<ArrayBufferLike>();
-    await get('/large', { memoryBytes: 1000 }, (chunk) => {
+    await get(path, { memoryBytes: 1000 }, (chunk) => {
       written.push(Buffer.from(chunk));
       places.add(chunk.buffer);
     });
@@ -115,7 +129,7 @@ test('a large body is written from one place, and the answer after it has memory
     // What came along with the head lies elsewhere.
     assert.ok(places.size <= 2, `the pieces lay in ${places.size} places`);
     const answer = await get('/small');
-    await get('/large', { memoryBytes: 1000 });
+    await get(path, { memoryBytes: 1000 });
     assert.ok(typeof answer === 'object' && answer.body !== null);
     assert.equal(Buffer.from(answer.body).toString(), small);
   }
@@ -158,10 +172,8 @@ test('by TLS too: small bodies, large ones, and coded ones that wait for their d
 test('a reader that is not ready finds all that came when it is', async (t) => {
   let count = 1;
   const server = createServer((socket) => void socket.end(`${count++}`.repeat(200_000)));
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const sockets = [1, 2].map(() => takeReads(connect({ port: (server.address() as AddressInfo).port, onread })));
-  t.after(() => server.close());
+  const port = await listening(t, server);
+  const sockets = [1, 2].map(() => takeReads(connect({ port, onread })));
   for (const socket of sockets) readInPlace(socket, true);
   await Promise.all(sockets.map((socket) => once(socket, 'readable')));
   const texts: string[] = [];
@@ -183,10 +195,7 @@ test('a reader that is not ready finds all that came when it is', async (t) => {
 
 test('a reader that has destroyed its socket hears of nothing more', async (t) => {
   const server = createServer((socket) => void socket.on('error', () => {}).end('x'.repeat(200_000)));
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  t.after(() => server.close());
-  const socket = takeReads(connect({ port: (server.address() as AddressInfo).port, onread }));
+  const socket = takeReads(connect({ port: await listening(t, server), onread }));
   let heard = 0;
   socket.on('readable', () => {
     heard += 1;
