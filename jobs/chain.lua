@@ -32,9 +32,9 @@ local function put(q, e) call('HSET', I, q, e.flag .. ' ' .. e.tries .. ' ' .. e
 
 local function gone(q) call('HDEL', I, q); call('HDEL', T, q); call('HDEL', P, q) end
 
-local function new(token)
+local function new(token, flag, tries)
   local q = call('HINCRBY', J, 'next', 1) - 1
-  put(q, { flag = 'o', tries = 0, nonce = NONE, listed = 0 })
+  put(q, { flag = flag or 'o', tries = tries or 0, nonce = NONE, listed = 0 })
   call('HSET', T, q, cjson.encode({ token }))
   return q
 end
@@ -152,7 +152,16 @@ function operations.create()
   return { 'ok', '0', { tostring(new(ARGV[8])) } }
 end
 
--- 3 seq   4 epoch   5 nonce   6 most tries
+-- Pages that were walked together, one of which may kill its workers: all but the first become entries of their own, which
+-- were begun as often. Returns those.
+local function takeApart(q, e)
+  local tokens, parts = tokensOf(q), {}
+  for i = 2, #tokens do parts[i - 1] = tostring(new(tokens[i], e.flag, e.tries - 1)) end
+  if #tokens > 1 then call('HSET', T, q, cjson.encode({ tokens[1] })) end
+  return parts
+end
+
+-- 3 seq   4 epoch   5 nonce   6 most tries   7 most tries of pages that are one entry
 function operations.begin()
   local q, nonce = ARGV[3], ARGV[5]
   local e = entry(q)
@@ -169,7 +178,8 @@ function operations.begin()
     put(q, e)
     call('HDEL', P, q)
   end
-  return { e.tries > tonumber(ARGV[6]) and 'poison' or 'ok', e.flag, e.tries, call('HGET', T, q) }
+  local parts = e.tries > tonumber(ARGV[7]) and takeApart(q, e) or {}
+  return { e.tries > tonumber(ARGV[6]) and 'poison' or 'ok', e.flag, e.tries, call('HGET', T, q), parts }
 end
 
 -- What a first walk through the listing found. False: it leads in circles, and nothing was stored.

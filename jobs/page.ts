@@ -14,9 +14,9 @@ import { isActive, pagesInFlightMax } from './model.ts';
 import { readFailed } from './failures.ts';
 import { PageFiles } from './page-files.ts';
 import type { Hint, HintOutcome, PageQueue } from './queue.ts';
-import type { Begun, ChainStore, Committed, Hints, Token } from './store.ts';
+import { TRIES_IN_COMPANY_MAX, type Begun, type ChainStore, type Committed, type Hints, type Token } from './store.ts';
 import type { WakeUpSender } from './wake-ups.ts';
-import { walk } from './walk.ts';
+import { runPagesMax, walk } from './walk.ts';
 
 /** What a page needs of the worker that takes it. */
 export interface PageContext {
@@ -48,13 +48,11 @@ interface Run {
   readonly failedBefore: Attempt['failedBefore'];
 }
 
-type Taken = Extract<Begun, { kind: 'go' | 'poison' }>;
+type Taken = Extract<Begun, { open: boolean }>;
 
 const DONE = { kind: 'done' } as const satisfies HintOutcome;
 const BACK = { kind: 'back' } as const satisfies HintOutcome;
 
-/** A page that was begun more often than this is begun alone: it, or one of its company, kills its workers. */
-const TRIES_IN_COMPANY_MAX = 6;
 /** When a hint that found no place at its worker comes again. */
 const NO_PLACE_MS = 500;
 
@@ -95,6 +93,7 @@ async function takeAmong(context: PageContext, member: Member, hint: Hint, lost:
     await publish(context, job, hint.seq, begun.nonce);
     return DONE;
   }
+  await context.queue.add(hint.job, { epoch: hint.epoch, seqs: begun.parts });
   await job.enterEpoch(hint.epoch);
   const { comeBackInMs } = job;
   if (comeBackInMs > 0) {
@@ -247,7 +246,7 @@ async function list(
   job: JobInWork,
   attempt: Attempt,
   { kind, tries, tokens, open }: Taken,
-  pagesMax?: number,
+  pagesMax = runPagesMax(tries),
 ): Promise<Run> {
   if (kind === 'poison') {
     const message = `its page was begun ${tries} times and never ended: it seems to make its workers crash`;
@@ -261,7 +260,7 @@ async function list(
   const get: GetListing = (url, into) => job.list(attempt, url, into);
   const run = await walk(job.source, tokens as readonly string[], open, get, job.urlList, {
     size: job.runSize,
-    ...(pagesMax === undefined ? {} : { pagesMax }),
+    pagesMax,
   });
   return { ...run, listed: run.items.length, failedBefore: [] };
 }

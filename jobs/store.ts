@@ -47,6 +47,9 @@ export interface Hints {
 /** How often an entry may be begun before it counts as one that kills its workers. */
 export const TRIES_MAX = 12;
 
+/** A page that was begun more often than this is begun alone: it, or one of its company, kills its workers. */
+export const TRIES_IN_COMPANY_MAX = 6;
+
 const IDEMPOTENCY_SECONDS = 24 * 60 * 60;
 
 /** Failures that are to be fetched again: those after one id of the failures stream up to another, null: of any kind. */
@@ -61,8 +64,8 @@ export interface FailedRange {
 export type Token = string | FailedRange;
 
 export type Begun =
-  | { kind: 'go'; open: boolean; tries: number; tokens: readonly Token[] }
-  | { kind: 'poison'; open: boolean; tries: number; tokens: readonly Token[] }
+  /** `poison`: it was begun too often. `parts`: entries that were pages of this one until now, and should have a BullMQ job. */
+  | { kind: 'go' | 'poison'; open: boolean; tries: number; tokens: readonly Token[]; parts: readonly number[] }
   /** Its shard waits to get its final name. */
   | { kind: 'publish'; nonce: string }
   | { kind: 'drop' };
@@ -149,8 +152,15 @@ export class ChainStore {
   }
 
   /** Takes an entry for one attempt; `nonce` is fresh for every attempt and fences off all others from now on. */
-  async begin(id: string, seq: number, epoch: number, nonce: string): Promise<Begun> {
-    const [kind, detail, tries, tokens] = await this.#run('begin', id, [seq, epoch, nonce, TRIES_MAX]);
+  async begin(
+    id: string,
+    seq: number,
+    epoch: number,
+    nonce: string,
+    triesInCompanyMax = TRIES_IN_COMPANY_MAX,
+  ): Promise<Begun> {
+    const args = [seq, epoch, nonce, TRIES_MAX, triesInCompanyMax];
+    const [kind, detail, tries, tokens, parts] = await this.#run('begin', id, args);
     if (kind === 'publish') return { kind, nonce: String(detail) };
     if (kind !== 'ok' && kind !== 'poison') return { kind: 'drop' };
     return {
@@ -158,6 +168,7 @@ export class ChainStore {
       open: detail === 'o',
       tries: Number(tries),
       tokens: JSON.parse(String(tokens)) as Token[],
+      parts: (parts as string[]).map(Number),
     };
   }
 

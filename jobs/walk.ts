@@ -78,6 +78,14 @@ export function shardRun(
   };
 }
 
+/**
+ * The most pages of a run that is begun for the `tries`th time: one of them may have killed its worker. So each try walks
+ * fewer, until the page that does it is an entry by itself.
+ */
+export function runPagesMax(tries: number): number {
+  return Math.ceil(RUN_PAGES_MAX / 4 ** (tries - 1));
+}
+
 /** Listing pages that are one entry of the chain. */
 export interface Run {
   readonly tokens: readonly string[];
@@ -98,7 +106,7 @@ export async function walk(
   open: boolean,
   get: GetListing,
   list: JobList,
-  { size, pagesMax = RUN_PAGES_MAX }: { size: RunSize; pagesMax?: number },
+  { size, pagesMax }: { size: RunSize; pagesMax: number },
 ): Promise<Run> {
   const read = (token: string): Promise<SourcePage> => source.read(token, get, list);
   const begun = performance.now();

@@ -39,7 +39,7 @@ type NextStep = 'begin' | 'list' | 'advance' | 'add' | 'tell' | 'commit' | 'list
 /** One attempt at one hint, as a worker has it in memory. */
 interface Attempt {
   step: NextStep;
-  afterAdd: 'tell' | 'end';
+  afterAdd: 'list' | 'tell' | 'end';
   readonly hint: string;
   readonly seq: number;
   readonly epoch: number;
@@ -80,6 +80,7 @@ class Walk {
   readonly #pages: number;
   readonly #capMax: number;
   readonly #maxFailures: number;
+  readonly #triesInCompanyMax: number;
   readonly faults: Record<string, number>;
 
   /** BullMQ: hint → the attempt that holds its lock, null while it waits. */
@@ -97,6 +98,8 @@ class Walk {
   readonly #runs = new Map<number, { tokens: readonly string[]; next: string | null }>();
   readonly #committed = new Set<number>();
   readonly #stuck = new Set<number>();
+  /** Entries that came of others. */
+  #parts = 0;
   #failures = 0;
   #final: Record<string, string> | null = null;
 
@@ -107,6 +110,7 @@ class Walk {
     this.#pages = 1 + rnd(8);
     this.#capMax = 2 + rnd(2);
     this.#maxFailures = [1, 2, 4, 1000][rnd(4)] ?? 1;
+    this.#triesInCompanyMax = 1 + rnd(3);
     // Together too few to poison a page.
     this.faults = {
       crash: rnd(4),
@@ -183,7 +187,7 @@ class Walk {
 
   #checkAlways({ state, next, entries, live }: Seen): void {
     const seqs = Object.keys(entries);
-    assert.ok(seqs.length <= this.#capMax + 1, 'more pages in flight than the cap and the frontier');
+    assert.ok(seqs.length <= this.#capMax + 1 + this.#parts, 'more pages in flight than the cap and the frontier');
     for (const [seq, counts] of Object.entries(live)) {
       const nonce = entries[seq]?.split(' ')[2];
       assert.equal(counts.split(' ')[0], nonce, `live counts of seq ${seq} outlived their attempt`);
@@ -335,9 +339,9 @@ class Walk {
   async #begin(attempt: Attempt, seen: Seen): Promise<void> {
     const { seq, epoch, nonce } = attempt;
     const { heard, first } = await this.#safely(`begin ${seq} of epoch ${epoch} ${nonce}`, () =>
-      this.#store.begin(this.#id, seq, epoch, nonce),
+      this.#store.begin(this.#id, seq, epoch, nonce, this.#triesInCompanyMax),
     );
-    assert.deepEqual(heard, first, 'begin sent again answers otherwise');
+    assert.deepEqual({ ...heard, parts: [] }, { ...first, parts: [] }, 'begin sent again answers otherwise');
     if (heard.kind === 'drop') {
       attempt.step = 'end';
       return;
@@ -348,6 +352,7 @@ class Walk {
     this.#owner.set(seq, nonce);
     this.#tries.set(seq, (this.#tries.get(seq) ?? 0) + 1);
     assert.equal(heard.tries, this.#tries.get(seq), 'tries counted wrongly');
+    if (first.kind === 'go') this.#takeApart(seq, first);
     const tokens = heard.tokens as readonly string[];
     const [token] = tokens;
     if (!this.#first.has(seq)) this.#first.set(seq, token ?? '');
@@ -356,7 +361,22 @@ class Walk {
     if (!heard.open) assert.deepEqual(tokens, this.#runs.get(seq)?.tokens, 'other tokens than were recorded');
     attempt.tokens = tokens;
     attempt.open = heard.open;
-    attempt.step = 'list';
+    attempt.hints = { epoch, seqs: heard.parts };
+    attempt.afterAdd = 'list';
+    attempt.step = 'add';
+  }
+
+  /** A run that was begun too often together: each of its pages is an entry now, with the same tries. */
+  #takeApart(seq: number, { tries, parts }: { tries: number; parts: readonly number[] }): void {
+    const run = this.#runs.get(seq);
+    const apart = tries > this.#triesInCompanyMax ? (run?.tokens.slice(1) ?? []) : [];
+    assert.equal(parts.length, apart.length, 'taken apart wrongly, or not');
+    this.#parts += parts.length;
+    if (run === undefined || parts.length === 0) return;
+    for (const [index, part] of [seq, ...parts].entries()) {
+      this.#runs.set(part, { tokens: run.tokens.slice(index, index + 1), next: run.tokens[index + 1] ?? run.next });
+      if (part !== seq) this.#tries.set(part, tries - 1);
+    }
   }
 
   /** Walks a run of up to three pages, or the recorded one. The listing may have changed since it was walked first. */
@@ -520,14 +540,16 @@ class Walk {
     return state;
   }
 
-  /** Every page from the first to the end of the listing is in one committed run, in order. */
+  /** Every page from the first to the end of the listing is in one committed run. */
   #checkChain(next: number, listed: number, done: number): void {
     assert.equal(listed, done);
+    assert.equal(next, this.#runs.size);
+    const runs = new Map([...this.#runs.values()].map((run) => [run.tokens[0], run]));
     let token: string | null = 'L0.0';
-    for (let seq = 0; seq < next; seq += 1) {
-      const run = this.#runs.get(seq);
-      assert.equal(run?.tokens[0], token, `the chain breaks at seq ${seq}`);
-      token = run?.next ?? null;
+    for (let count = 0; count < next; count += 1) {
+      const run = runs.get(token ?? '');
+      assert.ok(run !== undefined, `the chain breaks at ${token}`);
+      token = run.next;
     }
     assert.equal(token, null, 'the end of the listing was not reached');
   }

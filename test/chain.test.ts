@@ -4,6 +4,7 @@ import type { Redis } from 'ioredis';
 import { HintConsumer, PageQueue, type Hint } from '../jobs/queue.ts';
 import {
   ChainStore,
+  TRIES_IN_COMPANY_MAX,
   TRIES_MAX,
   jobKeys,
   keyPrefix,
@@ -147,12 +148,18 @@ test('a page that is run again and hears "end" goes on where it was handed on', 
   await store.begin('j', 0, 0, 'first');
   await advance(0, 'first', 'b');
   const again = await store.begin('j', 0, 0, 'again');
-  assert.deepEqual(again, { kind: 'go', open: false, tries: 2, tokens: ['a'] });
+  assert.deepEqual(again, { kind: 'go', open: false, tries: 2, tokens: ['a'], parts: [] });
   assert.deepEqual(await advance(0, 'again', null), { kind: 'ok', epoch: 0, seqs: [1] });
   await commit(0, 'again');
   assert.equal((await record())['state'], 'running');
   assert.equal((await record())['listingDone'], undefined);
-  assert.deepEqual(await store.begin('j', 1, 0, 'next'), { kind: 'go', open: true, tries: 1, tokens: ['b'] });
+  assert.deepEqual(await store.begin('j', 1, 0, 'next'), {
+    kind: 'go',
+    open: true,
+    tries: 1,
+    tokens: ['b'],
+    parts: [],
+  });
 });
 
 test('a page that is run again and hears another next does not fork the chain or go on after its end', async () => {
@@ -180,7 +187,7 @@ test('a run of pages that is begun again has the tokens of its first walk, and c
   await store.begin('j', 0, 0, 'first');
   await advance(0, 'first', 'd', { tokens: ['a', 'b', 'c'], listed: 30 });
   const again = await store.begin('j', 0, 0, 'again');
-  assert.deepEqual(again, { kind: 'go', open: false, tries: 2, tokens: ['a', 'b', 'c'] });
+  assert.deepEqual(again, { kind: 'go', open: false, tries: 2, tokens: ['a', 'b', 'c'], parts: [] });
   await advance(0, 'again', null, { tokens: ['a', 'x'], listed: 20 });
   assert.deepEqual(await redis.hgetall(jobKeys('j').tokens), { 0: '["a","b","c"]', 1: '["d"]' });
   await commit(0, 'again');
@@ -309,7 +316,13 @@ test('after Redis went back to an earlier state, an attempt it forgot cannot tou
   const goBack = await remember();
   await store.begin('j', 0, 0, 'forgotten');
   await goBack();
-  assert.deepEqual(await store.begin('j', 0, 0, 'newer'), { kind: 'go', open: true, tries: 1, tokens: ['a'] });
+  assert.deepEqual(await store.begin('j', 0, 0, 'newer'), {
+    kind: 'go',
+    open: true,
+    tries: 1,
+    tokens: ['a'],
+    parts: [],
+  });
   const before = await contents();
   assert.deepEqual(await advance(0, 'forgotten', 'x'), { kind: 'stop' });
   assert.deepEqual(await commit(0, 'forgotten'), { kind: 'stop' });
@@ -382,7 +395,7 @@ test('begin, pause, resume over and over never poisons a page', async () => {
   await create();
   for (let epoch = 0; epoch < TRIES_MAX + 5; epoch += 1) {
     const begun = await store.begin('j', 0, epoch, `n${epoch}`);
-    assert.deepEqual(begun, { kind: 'go', open: true, tries: 1, tokens: ['a'] });
+    assert.deepEqual(begun, { kind: 'go', open: true, tries: 1, tokens: ['a'], parts: [] });
     assert.equal(await store.pause('j', 'user', epoch), true);
     assert.deepEqual(await store.resume('j'), { epoch: epoch + 1, seqs: [0] });
   }
@@ -497,12 +510,50 @@ test(`a page is poison when it was begun more than ${TRIES_MAX} times, and not b
     await store.release('j', 0, `released-${attempt}`);
   }
   for (let tries = 1; tries <= TRIES_MAX; tries += 1) {
-    assert.deepEqual(await store.begin('j', 0, 0, `n${tries}`), { kind: 'go', open: true, tries, tokens: ['a'] });
+    assert.deepEqual(await store.begin('j', 0, 0, `n${tries}`), {
+      kind: 'go',
+      open: true,
+      tries,
+      tokens: ['a'],
+      parts: [],
+    });
   }
-  const poison = { kind: 'poison', open: true, tries: TRIES_MAX + 1, tokens: ['a'] };
+  const poison = { kind: 'poison', open: true, tries: TRIES_MAX + 1, tokens: ['a'], parts: [] };
   assert.deepEqual(await store.begin('j', 0, 0, 'last'), poison);
   assert.equal((await store.listFailed('j', 0, 'last', notFound)).kind, 'ok');
   assert.equal((await record())['state'], 'failed');
+});
+
+test('pages that were begun too often together are taken apart, and only the one that kills its workers is poison', async () => {
+  await create();
+  await store.begin('j', 0, 0, 'n1');
+  await advance(0, 'n1', 'd', { tokens: ['a', 'b', 'c'], listed: 30 });
+  for (let tries = 2; tries <= TRIES_IN_COMPANY_MAX; tries += 1) {
+    const together = { kind: 'go', open: false, tries, tokens: ['a', 'b', 'c'], parts: [] };
+    assert.deepEqual(await store.begin('j', 0, 0, `n${tries}`), together);
+  }
+  const tries = TRIES_IN_COMPANY_MAX + 1;
+  const apart = { kind: 'go', open: false, tries, tokens: ['a'], parts: [2, 3] };
+  assert.deepEqual(await store.begin('j', 0, 0, `n${tries}`), apart);
+  // Whose answer was lost asks again; its sweeper hints at the others.
+  assert.deepEqual(await store.begin('j', 0, 0, `n${tries}`), { ...apart, parts: [] });
+  assert.deepEqual((await store.todo('j')).seqs.length, 4);
+
+  // Each has the tries they had together, and hands nothing on again.
+  assert.deepEqual(await store.begin('j', 2, 0, 'b'), { ...apart, tokens: ['b'], parts: [] });
+  await advance(2, 'b', 'x', { tokens: ['b'], listed: 10 });
+  await commit(2, 'b');
+  await commit(0, `n${tries}`);
+  for (let again = tries; again <= TRIES_MAX; again += 1) await store.begin('j', 3, 0, `c${again}`);
+  assert.equal((await store.begin('j', 3, 0, 'last')).kind, 'poison');
+  await store.listFailed('j', 3, 'last', notFound);
+  await wholePage(1, null);
+  const { state, pagesListed, pagesDone, next } = await record();
+  assert.deepEqual(
+    { state, pagesListed, pagesDone, next },
+    { state: 'failed', pagesListed: '4', pagesDone: '3', next: '4' },
+  );
+  assert.deepEqual(await redis.hgetall(jobKeys('j').tokens), { 3: '["c"]' });
 });
 
 test('a page that is begun again shows none of the live counts of the attempt before', async () => {
@@ -789,7 +840,7 @@ test('retry goes through the failures that there are, in a chain of its own, and
 
   const range = { ...any, after: '0-0', upTo: ids[2]! };
   assert.deepEqual(await store.begin('j', 1, 0, 'n'), { kind: 'drop' }, 'of the epoch before');
-  assert.deepEqual(await store.begin('j', 1, 1, 'n'), { kind: 'go', open: true, tries: 1, tokens: [range] });
+  assert.deepEqual(await store.begin('j', 1, 1, 'n'), { kind: 'go', open: true, tries: 1, tokens: [range], parts: [] });
   const own = { ...range, upTo: ids[1]! };
   const rest = { ...range, after: ids[1]! };
   const handOn = () => store.advance('j', 1, 'n', { cap: 4, listed: 0, tokens: [own], next: rest });
@@ -798,7 +849,7 @@ test('retry goes through the failures that there are, in a chain of its own, and
   const again = await store.begin('j', 1, 1, 'n2');
   assert.deepEqual(
     again,
-    { kind: 'go', open: false, tries: 2, tokens: [own] },
+    { kind: 'go', open: false, tries: 2, tokens: [own], parts: [] },
     'a second try has its part of the range',
   );
   const settle = (counts: Counts, failed: string[], settled: string[], seq: number, nonce: string) =>
@@ -830,7 +881,7 @@ test('retry goes on with a listing from the page where it stood', async () => {
   assert.equal((await record())['state'], 'failed');
   assert.deepEqual(await retry(), { kind: 'ok', epoch: 1, seqs: [1] });
   assert.equal((await record())['error'], undefined);
-  assert.deepEqual(await store.begin('j', 1, 1, 'm'), { kind: 'go', open: true, tries: 1, tokens: ['b'] });
+  assert.deepEqual(await store.begin('j', 1, 1, 'm'), { kind: 'go', open: true, tries: 1, tokens: ['b'], parts: [] });
   await advance(1, 'm', null, { tokens: ['b'] });
   await commit(1, 'm');
   assert.equal((await record())['state'], 'completed');

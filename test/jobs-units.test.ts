@@ -7,7 +7,7 @@ import { answerTo, isActive, pagesInFlightMax, type Verb } from '../jobs/model.t
 import { FileTransfer, PageFiles } from '../jobs/page-files.ts';
 import { Requests } from '../jobs/requests.ts';
 import type { Transfer, TransferOwner } from '../jobs/transfer.ts';
-import { fileRun, shardRun, walk as walkPages } from '../jobs/walk.ts';
+import { fileRun, runPagesMax, shardRun, walk as walkPages } from '../jobs/walk.ts';
 import { FetchError } from '../src/errors.ts';
 import type { FetchHandler, Fetcher } from '../src/fetch-file.ts';
 import { retryDelayMs } from '../src/retry.ts';
@@ -137,7 +137,10 @@ test('long messages are cut, and no half of a surrogate pair is kept', () => {
 
 const noList = urlFiles().of('j');
 const walk = (tokens: readonly string[], open: boolean, get: GetListing) =>
-  walkPages(sourceOf(jobSpec()), tokens, open, get, noList, { size: fileRun({ settled: 0, filesPerSecond: 2000 }) });
+  walkPages(sourceOf(jobSpec()), tokens, open, get, noList, {
+    size: fileRun({ settled: 0, filesPerSecond: 2000 }),
+    pagesMax: runPagesMax(1),
+  });
 
 /** A listing of pages, each a list of names; the token of page n > 0 is `…?next-marker=tn`. */
 function listing(pages: string[][], { fails = [] as number[], marker = (page: number) => `t${page}` } = {}) {
