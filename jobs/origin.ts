@@ -2,7 +2,7 @@ import type { FetchError } from '../src/errors.ts';
 import { retryDelayMs } from '../src/retry.ts';
 import type { Retry } from '../src/schemas.ts';
 import type { OriginNews } from './pulse.ts';
-import { ThrottledUrls } from './throttled.ts';
+import { ThrottledUrls, throttledMs } from './throttled.ts';
 import type { Transfer } from './transfer.ts';
 
 /** So many requests in a row without an answer, and no further one is made before a probe has told why. */
@@ -229,18 +229,20 @@ export class Origin {
     this.#troubledMs = this.#signMs = nowMs;
     this.#lastError = error;
     this.#filesThrottled ||= transfer.isFile;
-    if (!transfer.isProbe) this.#throttledUrls.remember(nowMs, transfer, this.retry.maxOutageMs);
+    const { maxOutageMs } = this.retry;
+    if (!transfer.isProbe) this.#throttledUrls.remember(nowMs, transfer, maxOutageMs);
     const { throttled } = transfer;
     const alone = throttled.times > 0 && this.#lastGoodMs > throttled.lastMs;
-    if (throttled.times === 0) throttled.sinceMs = nowMs;
+    throttled.sinceMs = nowMs - (throttled.times === 0 ? 0 : throttledMs(nowMs, throttled, maxOutageMs));
     throttled.times += 1;
     throttled.lastMs = nowMs;
-    if (nowMs - throttled.sinceMs >= this.retry.maxOutageMs && this.#lastGoodMs > throttled.sinceMs) {
+    if (nowMs - throttled.sinceMs >= maxOutageMs && this.#lastGoodMs > throttled.sinceMs) {
       this.#throttledUrls.forget(transfer.path);
       transfer.giveUp(error);
       return;
     }
     const delayMs = retryDelayMs(this.retry, Math.max(throttled.times, this.#rounds + 1), error.retryAfterMs);
+    throttled.dueMs = nowMs + delayMs;
     if (!alone) this.#slowDown(nowMs, delayMs, transfer.isProbe);
     if (error.retryAfterMs !== null) this.#leaveAlone(nowMs + delayMs);
     transfer.repeat(delayMs);

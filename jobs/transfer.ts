@@ -57,8 +57,11 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
   readonly isNew: boolean = false;
   /** Attempts begun, the running one included. */
   attempts = 1;
-  /** How often it was told to come back later, first and last at these times of a monotonic clock in ms. */
-  throttled = { times: 0, sinceMs: 0, lastMs: 0 };
+  /**
+   * How often it was told to come back later, and when first, last, and for when, by a monotonic clock in ms. It is as if first
+   * told later where it could not be asked for long.
+   */
+  throttled = { times: 0, sinceMs: 0, lastMs: 0, dueMs: 0 };
   /** The request in flight. */
   exchange: Exchange | null = null;
   #redirects = 0;

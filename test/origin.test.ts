@@ -206,10 +206,26 @@ test('a file that alone is throttled for maxOutageMs fails; while all are, it wa
   assert.ok(all.troubleMs(60_001) >= 60_000);
   const one = origin();
   const alone = new Recorded();
-  one.throttled(0, alone, busy(10));
+  one.throttled(0, alone, busy(60_000));
   one.answered(30_000, good('/other'), true);
   one.throttled(60_001, alone, busy(10));
   assert.deepEqual(alone.fate, ['again', 'http_status']);
+});
+
+test('time in which a throttled file could not be asked for says little of it', () => {
+  const one = origin();
+  const file = new Recorded();
+  // Told to come back after 1 s, it comes after 50 s: of the 49 between 15 count.
+  for (let at = 0; at <= 150_000; at += 50_000) {
+    one.answered(at, good('/other'), true);
+    one.throttled(at + 1, file, busy(1000));
+  }
+  assert.deepEqual(file.fate, ['again', 'again', 'again', 'again'], 'throttled for 48 s that are known of');
+  assert.deepEqual(one.news(160_000).throttled, { '/a': 57_999 });
+  assert.deepEqual(one.news(190_000).throttled, { '/a': 64_000 });
+  one.answered(180_000, good('/other'), true);
+  one.throttled(180_001, file, busy(1000));
+  assert.deepEqual(file.fate.at(-1), 'http_status');
 });
 
 test('where files are throttled, the pages of a listing that are answered tell nothing of them', () => {
@@ -287,8 +303,13 @@ test('after a round of throttled requests the URL that was fetched last is asked
   assert.equal(one.probe(later, true, make)?.path, '/good');
   one.answered(later, good('/good'), true);
   assert.deepEqual([one.mayAsk(later), one.troubleMs(later)], [true, 0]);
+  for (let at = later; at < 60_000; at += 10_000) one.throttled(at, alone, busy());
   one.throttled(60_002, alone, busy());
-  assert.deepEqual(alone.fate, ['again', 'http_status'], 'others were answered: it fails, the job does not pause');
+  assert.deepEqual(
+    alone.fate.slice(-2),
+    ['again', 'http_status'],
+    'others were answered: it fails, the job does not pause',
+  );
 });
 
 test('how long a URL has been throttled is known to the next attempt at its page, unless it may have been read meanwhile', () => {
@@ -297,7 +318,7 @@ test('how long a URL has been throttled is known to the next attempt at its page
     [false, 'again'],
   ] as const) {
     const one = origin();
-    one.throttled(0, Object.assign(new Recorded(), { isNew }), busy(30_000));
+    one.throttled(0, Object.assign(new Recorded(), { isNew }), busy(60_000));
     one.answered(30_000, good('/other'), true);
     const again = Object.assign(new Recorded(), { isNew });
     one.throttled(60_001, again, busy());
@@ -320,11 +341,13 @@ test('how long a URL has been throttled is known from other workers, whose page 
   const there = origin();
   throttleAlone(there, 1);
   assert.equal(there.news(1_000).throttled, undefined, 'it may be over soon');
+  for (let at = 15_000; at <= 45_000; at += 15_000) throttleAlone(there, at);
   const news = there.news(50_000);
   assert.deepEqual(news.throttled, { '/a': 49_999 });
   const here = origin();
   here.othersTold(50_000, 50_010, news);
   assert.deepEqual(throttleAlone(here, 60_000), ['again']);
+  assert.deepEqual(here.news(60_000).throttled, { '/a': 59_999 });
   assert.deepEqual(throttleAlone(here, 60_002), ['http_status']);
   assert.equal(here.news(60_003).throttled, undefined);
 });
@@ -361,7 +384,7 @@ test('where ever other files are throttled, none that comes back is taken for th
   const throttle = (nowMs: number, path: string): string[] => {
     const file = Object.assign(new Recorded(path), { isNew: true });
     one.answered(nowMs - 1, good('/other'), true);
-    one.throttled(nowMs, file, busy(1));
+    one.throttled(nowMs, file, busy(60_000));
     return file.fate;
   };
   throttle(1, '/a');
@@ -374,7 +397,7 @@ test('of too many throttled URLs those are remembered that come back', () => {
   const one = origin();
   const throttle = (nowMs: number, path: string): Recorded => {
     const file = Object.assign(new Recorded(path), { isNew: true });
-    one.throttled(nowMs, file, busy(1));
+    one.throttled(nowMs, file, busy(60_000));
     return file;
   };
   for (let count = 0; count < 10_000; count += 1) throttle(0, `/${count}`);
