@@ -167,7 +167,9 @@ async function fetchAndStore(
   { items }: Run,
 ): Promise<{ files: PageFiles; isToPublish: boolean }> {
   const names = items.filter((item) => !('bad' in item)).map(({ name }) => name);
-  const writer = job.sink.page(attempt.seq, attempt.nonce, names);
+  // After a pause somebody may have put files there, to be left alone.
+  const isFirst = attempt.open && attempt.epoch === 0;
+  const writer = job.sink.page(attempt.seq, attempt.nonce, names, isFirst);
   try {
     const files = new PageFiles(job.requests, writer, items);
     await job.fetch(attempt, files);

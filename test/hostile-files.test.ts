@@ -38,7 +38,7 @@ function check(job: Job, server: FileServer, path: string, whole: Map<string, Ui
     [...whole.values()].reduce((sum, body) => sum + body.length, 0),
   );
   assert.equal(server.inFlight, 0);
-  const kept = stored(path).filter((file) => !/^[^/]+\/\.gigafetch\/[\w-]+\.start$/.test(file));
+  const kept = stored(path).filter((file) => !/^[^/]+\/\.gigafetch\/[\w-]+\.(start|empty)$/.test(file));
   assert.deepEqual(kept.toSorted(), [...whole.keys()].map((name) => join(path, name)).toSorted());
   for (const [name, body] of whole) assert.deepEqual(readFileSync(join(service.dataDir, path, name)), body, name);
 }

@@ -18,6 +18,7 @@ import { test, type TestContext } from 'node:test';
 import assert from 'node:assert/strict';
 import type { FetchError } from '../src/errors.ts';
 import type { DirectorySinkSpec } from '../src/sinks/directory.ts';
+import type { Found, Sink } from '../src/sinks/index.ts';
 import { failsWith, oddNames, openSink, sinkConformance } from './conformance/sink.ts';
 import { temporaryFolder } from './helpers/folders.ts';
 
@@ -80,6 +81,50 @@ function begunAt(dataDir: string, seconds: number): string {
   utimesSync(start, seconds, seconds);
   return start;
 }
+
+/** What the first attempt at a page, and any other, finds under a name. */
+function foundBy(sink: Sink, name: string): (Found | null)[] {
+  return [true, false].map((isFirst) => sink.page(0, 'nonce', [name], isFirst).find(name));
+}
+
+test('in a folder that was empty when the job was begun, the first attempt at a page looks for nothing', async (t) => {
+  const { dataDir, root, sink, writer } = await place(t);
+  writer.put('a', Buffer.from('a'));
+  const ours = { whose: 'ours', sizeBytes: 1 };
+  assert.deepEqual(foundBy(sink, 'a'), [null, ours]);
+  const other = await openSink(spec, dataDir, { workerId: 'worker-2' });
+  t.after(() => other.sink.close());
+  assert.deepEqual(foundBy(other.sink, 'a'), [null, ours], 'another worker of the job');
+  writeFileSync(join(root, 'later'), '');
+  for (const [jobId, whose] of [
+    ['job-1', 'ours'],
+    ['job-2', 'theirs'],
+  ] as const) {
+    const { sink: late } = await openSink(spec, dataDir, { jobId, workerId: `${jobId}-3` });
+    t.after(() => late.close());
+    assert.deepEqual(late.page(0, 'nonce', [], false).find('a'), { whose, sizeBytes: 1 });
+    assert.equal(late.page(0, 'nonce', [], true).find('a') === null, jobId === 'job-1');
+  }
+});
+
+test('in a folder that had something in it, or may have had, every attempt looks', async (t) => {
+  for (const put of [
+    (dataDir: string) => begunAt(dataDir, 1_000_000_000),
+    (dataDir: string) => mkdirSync(join(dataDir, spec.path, 'folder'), { recursive: true }),
+    (dataDir: string) => {
+      mkdirSync(join(dataDir, spec.path), { recursive: true });
+      symlinkSync('nowhere', join(dataDir, spec.path, 'link'));
+    },
+  ]) {
+    const dataDir = temporaryFolder();
+    put(dataDir);
+    const { sink, writer } = await openSink(spec, dataDir);
+    t.after(() => sink.close());
+    writer.put('a', Buffer.from('a'));
+    const ours = { whose: 'ours', sizeBytes: 1 };
+    assert.deepEqual(foundBy(sink, 'a'), [ours, ours]);
+  }
+});
 
 test('links that stay inside the sink are followed', async (t) => {
   const { root, writer } = await place(t);
@@ -157,7 +202,7 @@ test('a full disk fails the file with the words of the system and leaves no half
   stream.abort();
 
   const root = join(dataDir, 'small/a');
-  const names = filesBelow(root).filter((name) => !name.endsWith('.start'));
+  const names = filesBelow(root).filter((name) => !/\.(start|empty)$/.test(name));
   assert.deepEqual(
     names.sort(),
     [...Array(10).keys()].map((n) => `file-${n}`),

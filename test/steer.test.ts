@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readdirSync, statSync } from 'node:fs';
+import { readFileSync, readdirSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { Failure, Job, JobPatch, JobRequest } from '../src/schemas.ts';
@@ -58,10 +58,14 @@ test('a paused job asks for nothing within a second, and goes on without fetchin
   assert.deepEqual(inSink('paused').temporary, []);
   const stored = new Set(inSink('paused').files);
   assert.ok(stored.size > 700 && stored.size < 3_000);
+  const byHand = join(service.dataDir, 'paused/2999.bin');
+  writeFileSync(byHand, 'put there meanwhile');
+  utimesSync(byHand, 1, 1);
   const before = server.requests.length;
   assert.equal((await ask(id, 'resume')).pausedReason, null);
-  const job = await service.ended(id);
-  assert.deepEqual([job.state, job.progress.filesDownloaded], ['completed', 3_000]);
+  const { state, progress } = await service.ended(id);
+  assert.deepEqual([state, progress.filesDownloaded, progress.filesSkipped], ['completed', 2_999, 1]);
+  assert.equal(readFileSync(byHand, 'utf8'), 'put there meanwhile');
   const again = server.requests.slice(before).filter(({ path }) => stored.has(path.replace('/get/', '')));
   assert.deepEqual(again, []);
 });

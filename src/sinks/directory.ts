@@ -1,6 +1,6 @@
 /** Files in a folder below DATA_DIR, each under its own name. */
 import { randomUUID } from 'node:crypto';
-import { closeSync, openSync, renameSync, statSync, writeFileSync, type Stats } from 'node:fs';
+import { closeSync, existsSync, opendirSync, openSync, renameSync, statSync, writeFileSync, type Stats } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Type, type Static } from 'typebox';
 import { FetchError, systemCode } from '../errors.ts';
@@ -49,11 +49,11 @@ export const directory = {
   async open(spec: DirectorySinkSpec, context: SinkContext): Promise<Sink> {
     try {
       const temporary = new Temporary(spec.path, context);
-      const startMs = await begin(temporary, context.jobId);
+      const begun = await begin(temporary, context.jobId);
       const sync = spec.durability === 'power';
       const manifests = spec.manifest === true ? new Manifests(temporary, context.jobId, sync) : undefined;
       if (sync) await temporary.syncFolders(...(manifests === undefined ? [] : [manifestsFolder]));
-      return new DirectorySink(temporary, startMs, sync, manifests);
+      return new DirectorySink(temporary, begun, sync, manifests);
     } catch (error) {
       throw openError(spec.path, error);
     }
@@ -64,18 +64,24 @@ export const directory = {
   },
 };
 
+/** How a job found its folder. */
+interface Begun {
+  /** Files that are written since get a later modification time, in milliseconds. */
+  readonly startMs: number;
+  readonly wasEmpty: boolean;
+}
+
 /**
- * Marks the begin of the job by a file that whoever comes first makes and nobody changes. Returns its modification time
- * in milliseconds once files written now get a later one. The file system's own clock tells that: its ticks may be long
- * (10 ms where Linux runs at 100 Hz), and on a network it is another host's.
+ * Marks the begin of the job by a file that whoever comes first makes and nobody changes, and before that by another one
+ * if nothing is there. The file system's own clock tells the time: its ticks may be long (10 ms where Linux runs at
+ * 100 Hz), and on a network it is another host's.
  */
-async function begin(temporary: Temporary, jobId: string): Promise<number> {
-  const start = `${temporary.folders.root}${privateFolder}/${jobId}.start`;
-  try {
-    closeSync(openSync(start, 'wx'));
-  } catch (error) {
-    if (systemCode(error) !== 'EEXIST') throw error;
-  }
+async function begin(temporary: Temporary, jobId: string): Promise<Begun> {
+  const own = `${temporary.folders.root}${privateFolder}/${jobId}`;
+  const [start, empty] = [`${own}.start`, `${own}.empty`];
+  // Once it has begun, files of its own may be there.
+  if (!existsSync(start) && isEmpty(temporary.folders.root)) touch(empty);
+  touch(start);
   const startMs = statSync(start).mtimeMs;
   const probe = temporary.path(`${jobId}.clock`);
   const now = (): number => {
@@ -84,7 +90,7 @@ async function begin(temporary: Temporary, jobId: string): Promise<number> {
   };
   try {
     for (let waitedMs = 0; waitedMs < clockWaitMsMax; waitedMs += clockStepMs) {
-      if (temporary.twice(now) > startMs) return startMs;
+      if (temporary.twice(now) > startMs) return { startMs, wasEmpty: existsSync(empty) };
       await delay(clockStepMs);
     }
   } finally {
@@ -93,43 +99,71 @@ async function begin(temporary: Temporary, jobId: string): Promise<number> {
   throw new FetchError('sink', 'the clock of the file system is behind the time at which the job was begun');
 }
 
-class DirectorySink implements Sink, PageWriter {
+/** Makes an empty file; one that is there stays as it is. */
+function touch(path: string): void {
+  try {
+    closeSync(openSync(path, 'wx'));
+  } catch (error) {
+    if (systemCode(error) !== 'EEXIST') throw error;
+  }
+}
+
+/** Whether nothing is in the root of a sink but what the sink keeps for itself. Reads two entries at most, as it may be large. */
+function isEmpty(root: string): boolean {
+  const entries = opendirSync(root, { bufferSize: 2 });
+  try {
+    return entries.readSync()?.name === privateFolder && entries.readSync() === null;
+  } finally {
+    entries.closeSync();
+  }
+}
+
+class DirectorySink implements Sink {
   readonly #folders: Folders;
   readonly #temporary: Temporary;
   readonly #notes: Notes;
-  readonly #startMs: number;
+  readonly #begun: Begun;
   readonly #sync: boolean;
   /** One is enough for `put`: it is synchronous, so at most one such file is half done. */
   readonly #putPath: string;
   readonly publisher: Manifests | undefined;
 
-  constructor(temporary: Temporary, startMs: number, sync: boolean, manifests: Manifests | undefined) {
+  constructor(temporary: Temporary, begun: Begun, sync: boolean, manifests: Manifests | undefined) {
     this.#folders = temporary.folders;
     this.#temporary = temporary;
     this.#notes = new Notes(temporary);
-    this.#startMs = startMs;
+    this.#begun = begun;
     this.#sync = sync;
     this.#putPath = temporary.path('put');
     this.publisher = manifests;
   }
 
-  page(seq: number, nonce: string, names: readonly string[]): PageWriter {
-    const page = this.#sync ? this.#syncedPage(names) : this;
+  page(seq: number, nonce: string, names: readonly string[], isFirst = false): PageWriter {
+    // A look at each name costs a tenth of a file.
+    const isThere = !(isFirst && this.#begun.wasEmpty);
+    const page: PageWriter = {
+      find: (name) => (isThere ? this.#find(name) : null),
+      put: (name, body) => this.#put(name, body),
+      open: (name) => this.#open(name),
+      note: (name, text) => this.#note(name, text),
+      noted: (name) => (isThere ? this.#noted(name) : null),
+      ...(this.#sync && { finish: () => this.#syncFolders(names) }),
+    };
     return this.publisher === undefined ? page : new ManifestWriter(page, this.publisher, seq, nonce);
   }
 
-  find(name: string): Found | null {
+  #find(name: string): Found | null {
     try {
       const stats = this.#look(name);
       if (stats === null) return null;
       if (!stats.isFile()) throw new FetchError('name_conflict', 'something that is not a file is in its place');
-      return { whose: stats.mtimeMs > this.#startMs ? 'ours' : 'theirs', sizeBytes: stats.size };
+      return { whose: stats.mtimeMs > this.#begun.startMs ? 'ours' : 'theirs', sizeBytes: stats.size };
     } catch (error) {
       throw storeError(error);
     }
   }
 
-  put(name: string, body: Uint8Array): void {
+  #put(name: string, body: Uint8Array): void {
     try {
       this.#temporary.twice(() => {
         this.#folders.enter(folderOf(name), true);
@@ -144,7 +178,7 @@ class DirectorySink implements Sink, PageWriter {
     }
   }
 
-  open(name: string): BodyWriter {
+  #open(name: string): BodyWriter {
     const path = this.#temporary.path(randomUUID());
     const enter = (): boolean => this.#folders.enter(folderOf(name), true);
     try {
@@ -170,12 +204,12 @@ class DirectorySink implements Sink, PageWriter {
     }
   }
 
-  note(name: string, text: string): void {
+  #note(name: string, text: string): void {
     const stats = this.#lookQuietly(name);
     if (stats !== null) this.#notes.write(name, stats, text);
   }
 
-  noted(name: string): string | null {
+  #noted(name: string): string | null {
     const stats = this.#lookQuietly(name);
     return stats === null ? null : this.#notes.read(name, stats);
   }
@@ -192,30 +226,23 @@ class DirectorySink implements Sink, PageWriter {
     }
   }
 
-  /** Bodies are on the disk before they are renamed; here, that they were renamed. */
-  #syncedPage(names: readonly string[]): PageWriter {
-    return {
-      find: (name) => this.find(name),
-      put: (name, body) => this.put(name, body),
-      open: (name) => this.open(name),
-      note: (name, text) => this.note(name, text),
-      noted: (name) => this.noted(name),
-      finish: async () => {
-        // Also of files that an attempt before this one stored, and of folders that were made for them.
-        const folders = new Set(['']);
-        for (const name of names) {
-          for (let folder = folderOf(name); folder !== '' && !folders.has(folder); folder = folderOf(folder)) {
-            if (this.#folders.enter(folder, false)) folders.add(folder);
-          }
-        }
-        try {
-          for (const folder of folders) await syncFolder(this.#folders.root + folder);
-        } catch (error) {
-          throw storeError(error);
-        }
-        return { members: 0 };
-      },
-    };
+  /**
+   * Bodies are on the disk before they are renamed; here, that they were renamed: also those that an attempt before this one
+   * stored, and the folders that were made for them.
+   */
+  async #syncFolders(names: readonly string[]): Promise<{ members: 0 }> {
+    const folders = new Set(['']);
+    for (const name of names) {
+      for (let folder = folderOf(name); folder !== '' && !folders.has(folder); folder = folderOf(folder)) {
+        if (this.#folders.enter(folder, false)) folders.add(folder);
+      }
+    }
+    try {
+      for (const folder of folders) await syncFolder(this.#folders.root + folder);
+    } catch (error) {
+      throw storeError(error);
+    }
+    return { members: 0 };
   }
 
   sweep(alive: ReadonlySet<string>): void {

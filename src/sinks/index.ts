@@ -93,8 +93,11 @@ export interface Shards extends Publisher {
 export interface Sink {
   /** Why it could not be opened; another try may end otherwise. */
   readonly broken?: FetchError;
-  /** A writer for one attempt (`nonce`) at the page `seq`, which lists `names`. */
-  page(seq: number, nonce: string, names: readonly string[]): PageWriter;
+  /**
+   * A writer for one attempt (`nonce`) at the page `seq`, which lists `names`. `isFirst`: no attempt before it can have stored
+   * anything of the page, so what was not there when the job was begun need not be looked for.
+   */
+  page(seq: number, nonce: string, names: readonly string[], isFirst?: boolean): PageWriter;
   readonly shards?: Shards;
   /** Of shards, or of manifests. */
   readonly publisher?: Publisher | undefined;
