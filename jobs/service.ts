@@ -20,6 +20,7 @@ import { answerTo, pagesInFlightMax, statesFor, type Verb } from './model.ts';
 import { LEASE_MS } from './pulse.ts';
 import { PageQueue } from './queue.ts';
 import { digestOf } from './request-digest.ts';
+import { SharedReads } from './shared-reads.ts';
 import { ChainStore, jobKeys, type Hints, type Refused } from './store.ts';
 import { readJobs } from './view.ts';
 import { WakeUpSender, type Change } from './wake-ups.ts';
@@ -61,6 +62,8 @@ class RedisJobService {
   readonly #urlFiles: UrlFiles;
   readonly #manifests: Manifests;
   readonly #logger: Logger;
+  /** Many may watch the same job. */
+  readonly #shown = new SharedReads((id) => this.#read(id));
 
   constructor({ redisUrl, activeJobsMax, urlFiles, logger, heartbeatMs, streamsMax }: ServiceParts) {
     this.#redis = connectRedis(redisUrl, { patient: false });
@@ -116,7 +119,7 @@ class RedisJobService {
 
   /** Throws Problem `not_found`. */
   get(id: string): Promise<Job> {
-    return this.#reach(() => this.#read(id));
+    return this.#reach(() => this.#shown.get(id));
   }
 
   /** Newest first. `cursor`: what the page before gave as `nextCursor`, null at the end. */

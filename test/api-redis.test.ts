@@ -196,6 +196,36 @@ test('of many changes of one job at once, on every API, each is made', async (t)
   assert.equal(Object.keys(order?.spec.headers ?? {}).length, 60);
 });
 
+test('many who ask for one job at once share its reads, and nobody is shown what was before he asked', async (t) => {
+  const { id } = (await post(0, { source })).json<Job>();
+  const watch = connectRedis(redis.url, { patient: true });
+  t.after(() => watch.disconnect());
+  const ask = async (): Promise<Job> => (await api(0).inject(`/jobs/${id}`)).json<Job>();
+  const calls = async (): Promise<number> =>
+    Number(/cmdstat_evalsha:calls=(\d+)/.exec(await watch.info('commandstats'))?.[1] ?? 0);
+  await ask();
+  const before = await calls();
+  const beganMs = performance.now();
+  const jobs = await Promise.all(Array.from({ length: 50 }, ask));
+  const pauses = (performance.now() - beganMs) / 20;
+  assert.deepEqual(new Set(jobs.map((job) => job.id)), new Set([id]));
+  const reads = (await calls()) - before;
+  assert.ok(reads >= 1 && reads <= 2 + pauses, `${reads} reads in ${pauses} pauses`);
+
+  for (let concurrency = 1; concurrency <= 20; concurrency += 1) {
+    const watching = Array.from({ length: 3 }, ask);
+    const url = `/jobs/${id}`;
+    assert.equal((await api(1).inject({ method: 'PATCH', url, payload: { limits: { concurrency } } })).statusCode, 200);
+    assert.equal((await ask()).limits.concurrency, concurrency);
+    await Promise.all(watching);
+  }
+  const unknown = await Promise.all([0, 1, 2].map(() => api(0).inject(`/jobs/${unknownId}`)));
+  assert.deepEqual(
+    unknown.map(({ statusCode }) => statusCode),
+    [404, 404, 404],
+  );
+});
+
 test('a job without failures has an empty list of them, in every form', async () => {
   const { id } = (await post(0, { source })).json<Job>();
   const get = (accept: string): Promise<LightMyRequestResponse> =>

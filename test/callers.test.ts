@@ -330,6 +330,32 @@ test('calls are counted for each client over all API processes, and one too many
   }
 });
 
+test('of a high limit each process takes a hundredth at once, and no client gets more than the limit', async (t) => {
+  const redis = await startTestRedis();
+  t.after(() => redis.stop());
+  const watch = new Redis(redis.url);
+  t.after(() => watch.disconnect());
+  const limiters = [0, 1].map(() => createCallLimiter({ redisUrl: redis.url, rateLimit: 1000 }));
+  for (const limiter of limiters) t.after(() => limiter.close());
+  const key = '{gigafetch}:calls:';
+  // Until both are connected, each counts for itself.
+  for (const [index, limiter] of limiters.entries()) {
+    for (let n = 0; !t.signal.aborted && (await watch.get(`${key}warm-${index}-${n}`)) === null; n += 1) {
+      await limiter.count(`warm-${index}-${n + 1}`);
+      await limiter.count(`warm-${index}-${n}`);
+    }
+  }
+  const call = async (index: number): Promise<boolean> => (await limiters[index]?.count('a')) === null;
+  for (let calls = 1; calls <= 10; calls += 1) assert.ok(await call(0));
+  assert.equal(await watch.get(`${key}a`), '10');
+  assert.ok(await call(0));
+  assert.ok(await call(1));
+  assert.equal(await watch.get(`${key}a`), '30');
+  let taken = 12;
+  for (let calls = 0; calls < 2000; calls += 1) if (await call(calls % 2)) taken += 1;
+  assert.equal(taken, 1000);
+});
+
 test('while Redis is away each process counts for itself and answers in time', async (t) => {
   const limiter = createCallLimiter({ redisUrl: '/nowhere/redis.sock', rateLimit: 2 });
   t.after(() => limiter.close());

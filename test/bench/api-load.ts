@@ -67,11 +67,13 @@ async function main(): Promise<void> {
     const watching = watch(service, id, watchers, watchers > 0 ? streams : 0, agent, over.signal);
     const job = await followJob(service.url, id, { signal: service.signal, stallMs: idleMs, seen: () => {} });
     over.abort();
+    const watched = await watching;
     const faults = jobFaults(job, files);
     if (faults.length > 0) throw new DemoError(faults.join('; '));
+    // It blocks this process, and with it whoever still waits for an answer.
     rmSync(join(service.dataDir, id), { recursive: true });
     const ms = Date.parse(job.finishedAt ?? '') - Date.parse(job.createdAt);
-    return { perSecond: (files * 1000) / ms, watched: await watching };
+    return { perSecond: (files * 1000) / ms, watched };
   };
   await download(warmFiles, clients);
   await fillList(service, jobs);
