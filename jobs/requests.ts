@@ -15,6 +15,14 @@ const WAITING_MAX = 1000;
 /** More than so many origins are remembered only while there is something to remember. */
 const ORIGINS_KEPT_MAX = 64;
 
+/**
+ * Of more requests than so many the rest begins spread over a tenth of a second. What begins at once is answered at once by a
+ * server that takes the same time for each, and begins at once again: the event loop would have nothing to do in between.
+ */
+const AT_ONCE = 64;
+const RISE_MS = 100;
+const RISE_STEP_MS = 2;
+
 /** What requests need of the pages they are made for. */
 export interface Demand {
   /** The next file of the pages in work; null: none is left; 'later': others shall have the event loop first. */
@@ -41,6 +49,8 @@ export class Requests implements TransferOwner {
   #granted = 0;
   #grantedUntilMs = 0;
   #startUntilMs = 0;
+  /** Since when there has been anything in flight. */
+  #busySinceMs = 0;
   #timer: NodeJS.Timeout | null = null;
   #timerAtMs = 0;
   #soon: NodeJS.Immediate | null = null;
@@ -195,6 +205,11 @@ export class Requests implements TransferOwner {
       const now = performance.now();
       const limit = now < this.#startUntilMs ? Math.ceil(this.#granted * this.share) : 0;
       if (this.#closed || this.#inFlight.size >= limit || !this.#fetcher.hasRoom) return;
+      if (this.#inFlight.size === 0) this.#busySinceMs = now;
+      if (this.#inFlight.size >= AT_ONCE + ((now - this.#busySinceMs) * limit) / RISE_MS) {
+        this.#pumpAt(now + RISE_STEP_MS);
+        return;
+      }
       const limited = this.spec.limits.requestsPerSecond > 0;
       // Before a request is chosen: what is chosen is made, a probe above all.
       if (limited && !this.starts.isDue(now)) {

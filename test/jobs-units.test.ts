@@ -765,6 +765,54 @@ test('a list that leads to ten thousand origins does not make a worker remember 
   requests.close();
 });
 
+test('of many requests most begin spread over a tenth of a second, and each later one when another ends', (t) => {
+  let now = 1000;
+  t.mock.method(performance, 'now', () => now);
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const pass = (ms: number): void => {
+    for (let passed = 0; passed < ms; passed += 1) {
+      now += 1;
+      t.mock.timers.tick(1);
+    }
+  };
+  const handlers: FetchHandler[] = [];
+  const fetcher = {
+    hasRoom: true,
+    maxInFlight: 1000,
+    tally: new Tally(),
+    start: (_: unknown, handler: FetchHandler) => {
+      handlers.push(handler);
+      return { abort: () => {} };
+    },
+  };
+  const attempt = newAttempt({ seq: 0, epoch: 0, nonce: 'n', open: true });
+  const url = new URL('http://h/');
+  const requests: Requests = new Requests(jobSpec(), fetcher as unknown as Fetcher, {
+    nextFile: () => new ListingTransfer(requests, attempt, url, null),
+    outOfStarts: () => {},
+  });
+  const answerAll = (): void => {
+    for (const handler of handlers.splice(0))
+      handler.onBody({ statusCode: 200, headers: {}, body: new Uint8Array(), bytes: 0 });
+  };
+  requests.grant(500, Infinity);
+  requests.pump();
+  assert.equal(handlers.length, 64);
+  pass(50);
+  assert.equal(handlers.length, 64 + 250);
+  pass(50);
+  assert.equal(handlers.length, 500);
+  answerAll();
+  assert.equal(handlers.length, 500);
+  // With nothing in flight it begins anew.
+  requests.grant(0, Infinity);
+  answerAll();
+  requests.grant(500, Infinity);
+  requests.pump();
+  assert.equal(handlers.length, 64);
+  requests.close();
+});
+
 test('a file, and a page that no attempt has listed yet, have had no outcome; a page that is listed anew has', () => {
   const owner = new Owner(jobSpec());
   const list = (open: boolean): Transfer => {
