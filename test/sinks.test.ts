@@ -82,9 +82,14 @@ function begunAt(dataDir: string, seconds: number): string {
   return start;
 }
 
-/** What the first attempt at a page, and any other, finds under a name. */
+/** What the first attempt at a page that lists other names, and a later one, find under a name. */
 function foundBy(sink: Sink, name: string): (Found | null)[] {
-  return [true, false].map((isFirst) => sink.page(0, 'nonce', [name], isFirst).find(name));
+  return [true, false].map((isFirst) => sink.page(0, 'nonce', ['x', 'y'], isFirst).find(name));
+}
+
+/** So many names, of which one is given. */
+function names(given: string, at: number, count: number): string[] {
+  return Array.from({ length: count }, (_, index) => (index === at ? given : `${index}`));
 }
 
 test('in a folder that was empty when the job was begun, the first attempt at a page looks for nothing', async (t) => {
@@ -107,6 +112,24 @@ test('in a folder that was empty when the job was begun, the first attempt at a 
   }
 });
 
+test('an attempt that says that it is the first looks for all names of its page where some are there', async (t) => {
+  const { root, sink, writer } = await place(t);
+  writer.put('there', Buffer.from('a'));
+  symlinkSync('nowhere', join(root, 'link'));
+  const looks = (listed: string[]): boolean => sink.page(0, 'nonce', listed, true).find('there') !== null;
+  for (const [index, count] of [
+    [0, 1],
+    [0, 5000],
+    [7, 5000],
+    [625, 5000],
+  ] as const) {
+    assert.ok(looks(names('there', index, count)), `${index} of ${count}`);
+    assert.ok(looks(names('link', index, count)), `${index} of ${count}`);
+  }
+  assert.ok(!looks(names('elsewhere', 0, 5000)));
+  assert.ok(!looks([]));
+});
+
 test('in a folder that had something in it, or may have had, every attempt looks', async (t) => {
   for (const put of [
     (dataDir: string) => begunAt(dataDir, 1_000_000_000),
@@ -121,8 +144,7 @@ test('in a folder that had something in it, or may have had, every attempt looks
     const { sink, writer } = await openSink(spec, dataDir);
     t.after(() => sink.close());
     writer.put('a', Buffer.from('a'));
-    const ours = { whose: 'ours', sizeBytes: 1 };
-    assert.deepEqual(foundBy(sink, 'a'), [ours, ours]);
+    assert.deepEqual(sink.page(0, 'nonce', ['x'], true).find('a'), { whose: 'ours', sizeBytes: 1 });
   }
 });
 
