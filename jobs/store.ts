@@ -47,7 +47,7 @@ export interface Hints {
 /** How often an entry may be begun before it counts as one that kills its workers. */
 export const TRIES_MAX = 12;
 
-/** A page that was begun more often than this is begun alone: it, or one of its company, kills its workers. */
+/** A page that was begun more often than this is an entry by itself, and begun alone: it, or one of its company, kills its workers. */
 export const TRIES_IN_COMPANY_MAX = 6;
 
 const IDEMPOTENCY_SECONDS = 24 * 60 * 60;

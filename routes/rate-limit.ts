@@ -22,7 +22,8 @@ export interface CallLimiter {
 }
 
 /**
- * Counts in Redis, for each process in hundredths of the limit: who calls several of them is refused so much too early. While that does not answer, each process counts for itself.
+ * Counts in Redis, for each process in hundredths of the limit: who calls several of them is refused so much too early.
+ * While Redis does not answer, each process counts for itself.
  */
 export function createCallLimiter({ redisUrl, rateLimit }: { redisUrl: string; rateLimit: number }): CallLimiter {
   const redis = connectRedis(redisUrl, { patient: false, timeoutMs: redisTimeoutMs });

@@ -10,13 +10,11 @@ import { pulse, readGoodFile, type PulseRequest } from '../jobs/pulse.ts';
 import { START_LATE_MS_MAX, StartTimes } from '../jobs/start-times.ts';
 import { ShareCalls } from '../jobs/share-calls.ts';
 import { ChainStore, jobKeys } from '../jobs/store.ts';
-import type { FetchError } from '../src/errors.ts';
-import type { FetchHandler, Fetcher } from '../src/fetch-file.ts';
 import { Script, connectRedis } from '../src/redis.ts';
 import type { JobSpec } from '../src/schemas.ts';
 import type { SourceFile } from '../src/sources/index.ts';
-import { Tally } from '../src/tally.ts';
 import { jobSpec } from './helpers/job-spec.ts';
+import { recordedFetcher } from './helpers/recorded-fetcher.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
 import { urlFiles } from './helpers/url-files.ts';
 
@@ -197,16 +195,7 @@ test('whatever workers come, go and die, no more requests than the limit are in 
 
 /** A job on a worker whose requests are written down instead of made. */
 function jobOn(redis: Redis, spec: JobSpec) {
-  const started: FetchHandler[] = [];
-  const fetcher = {
-    hasRoom: true,
-    maxInFlight: 100,
-    tally: new Tally(),
-    start: (_: unknown, handler: FetchHandler) => {
-      started.push(handler);
-      return { abort: (error: FetchError) => handler.onError(error) };
-    },
-  };
+  const { fetcher, started } = recordedFetcher();
   const writer = { find: () => null, put: () => {}, open: () => assert.fail() };
   const job = new JobInWork({
     id: 'j',
@@ -215,7 +204,7 @@ function jobOn(redis: Redis, spec: JobSpec) {
     urlList: urlFiles().of('j'),
     openSink: () => assert.fail(),
     redis,
-    fetcher: fetcher as unknown as Fetcher,
+    fetcher,
     worker: 'me',
     lockMs: 10_000,
     pause: () => assert.fail(),

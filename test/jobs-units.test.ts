@@ -9,7 +9,6 @@ import { Requests } from '../jobs/requests.ts';
 import type { Transfer, TransferOwner } from '../jobs/transfer.ts';
 import { fileRun, runPagesMax, shardRun, walk as walkPages } from '../jobs/walk.ts';
 import { FetchError } from '../src/errors.ts';
-import type { FetchHandler, Fetcher } from '../src/fetch-file.ts';
 import { retryDelayMs } from '../src/retry.ts';
 import type { Failure, JobSpec, JobState } from '../src/schemas.ts';
 import type { Found, PageWriter } from '../src/sinks/index.ts';
@@ -17,6 +16,7 @@ import { sourceOf, type BadItem, type GetListing, type SourceFile } from '../src
 import { Tally } from '../src/tally.ts';
 import { subjectOf } from '../src/validators.ts';
 import { jobSpec } from './helpers/job-spec.ts';
+import { recordedFetcher } from './helpers/recorded-fetcher.ts';
 import { urlFiles } from './helpers/url-files.ts';
 
 // The states.
@@ -735,17 +735,8 @@ test('a job may have as many places of a worker, so that whoever comes finds som
 });
 
 test('a list that leads to ten thousand origins does not make a worker remember them all', () => {
-  const handlers: FetchHandler[] = [];
-  const fetcher = {
-    hasRoom: true,
-    maxInFlight: 10,
-    tally: new Tally(),
-    start: (_: unknown, handler: FetchHandler) => {
-      handlers.push(handler);
-      return { abort: () => {} };
-    },
-  };
-  const requests = new Requests(jobSpec(), fetcher as unknown as Fetcher, {
+  const { fetcher, started } = recordedFetcher();
+  const requests = new Requests(jobSpec(), fetcher, {
     nextFile: () => null,
     outOfStarts: () => {},
   });
@@ -754,7 +745,7 @@ test('a list that leads to ten thousand origins does not make a worker remember 
   const answer = { statusCode: 200, headers: {}, body: Buffer.from('x'), bytes: 1 };
   for (let host = 0; host < 10_000; host += 1) {
     requests.add(new ListingTransfer(requests, attempt, new URL(`http://h${host}/`), null));
-    const handler = handlers.pop();
+    const handler = started.pop();
     // Every five hundredth is in trouble, and that is not forgotten.
     if (host % 500 === 0) handler?.onError(new FetchError('http_status', '503', { statusCode: 503, retryable: true }));
     else handler?.onBody(answer);
@@ -775,41 +766,32 @@ test('of many requests most begin spread over a tenth of a second, and each late
       t.mock.timers.tick(1);
     }
   };
-  const handlers: FetchHandler[] = [];
-  const fetcher = {
-    hasRoom: true,
-    maxInFlight: 1000,
-    tally: new Tally(),
-    start: (_: unknown, handler: FetchHandler) => {
-      handlers.push(handler);
-      return { abort: () => {} };
-    },
-  };
+  const { fetcher, started } = recordedFetcher();
   const attempt = newAttempt({ seq: 0, epoch: 0, nonce: 'n', open: true });
   const url = new URL('http://h/');
-  const requests: Requests = new Requests(jobSpec(), fetcher as unknown as Fetcher, {
+  const requests: Requests = new Requests(jobSpec(), fetcher, {
     nextFile: () => new ListingTransfer(requests, attempt, url, null),
     outOfStarts: () => {},
   });
   const answerAll = (): void => {
-    for (const handler of handlers.splice(0))
+    for (const handler of started.splice(0))
       handler.onBody({ statusCode: 200, headers: {}, body: new Uint8Array(), bytes: 0 });
   };
   requests.grant(500, Infinity);
   requests.pump();
-  assert.equal(handlers.length, 64);
+  assert.equal(started.length, 64);
   pass(50);
-  assert.equal(handlers.length, 64 + 250);
+  assert.equal(started.length, 64 + 250);
   pass(50);
-  assert.equal(handlers.length, 500);
+  assert.equal(started.length, 500);
   answerAll();
-  assert.equal(handlers.length, 500);
+  assert.equal(started.length, 500);
   // With nothing in flight it begins anew.
   requests.grant(0, Infinity);
   answerAll();
   requests.grant(500, Infinity);
   requests.pump();
-  assert.equal(handlers.length, 64);
+  assert.equal(started.length, 64);
   requests.close();
 });
 

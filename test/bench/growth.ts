@@ -95,8 +95,10 @@ async function runOnce(site: FixedSite, files: number, workers: number, interrup
   await service.download({ source: site.source(warmFiles), sink: { type: 'tar' } });
   await pause(settleMs, service.signal);
 
-  let [before, most, ms] = [await usedBytes(), 0, 0];
-  const first = before;
+  const first = await usedBytes();
+  let before = first;
+  let most = 0;
+  let ms = 0;
   const sampler = setInterval(
     () => void usedBytes().then((bytes) => (most = Math.max(most, bytes - before))),
     sampleMs,
