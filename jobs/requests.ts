@@ -3,6 +3,7 @@ import type { Fetcher } from '../src/fetch-file.ts';
 import type { JobSpec } from '../src/schemas.ts';
 import type { Tally } from '../src/tally.ts';
 import { kindOf } from '../src/sources/index.ts';
+import { InFlight } from './in-flight.ts';
 import { Origin } from './origin.ts';
 import { StartTimes } from './start-times.ts';
 import { Probe, type Transfer, type TransferOwner } from './transfer.ts';
@@ -43,7 +44,7 @@ export class Requests implements TransferOwner {
   readonly #demand: Demand;
   /** To be made before any further file: listings, redirects, retries. */
   readonly #ready: Transfer[] = [];
-  readonly #inFlight = new Map<Transfer, Origin>();
+  readonly #inFlight = new InFlight();
   readonly #delays = new Map<NodeJS.Timeout, Transfer>();
   readonly #origins = new Map<string, Origin>();
   #granted = 0;
@@ -174,22 +175,20 @@ export class Requests implements TransferOwner {
   }
 
   answered(transfer: Transfer, good: boolean): void {
-    this.#inFlight.get(transfer)?.answered(performance.now(), transfer, good);
+    transfer.askedOf?.answered(performance.now(), transfer, good);
   }
 
   streams(transfer: Transfer): void {
-    this.#inFlight.get(transfer)?.streaming.add(transfer);
+    transfer.askedOf?.streaming.add(transfer);
   }
 
   troubled(transfer: Transfer, error: FetchError, trouble: 'throttled' | 'silent'): void {
-    this.#inFlight.get(transfer)?.[trouble](performance.now(), transfer, error);
+    transfer.askedOf?.[trouble](performance.now(), transfer, error);
   }
 
   ended(transfer: Transfer): void {
-    const origin = this.#inFlight.get(transfer);
-    this.#inFlight.delete(transfer);
-    if (origin !== undefined) {
-      origin.inFlight -= 1;
+    const origin = this.#inFlight.remove(transfer);
+    if (origin !== null) {
       origin.streaming.delete(transfer);
       origin.forget(transfer);
       // A list of URLs may lead to a million of them.
@@ -221,9 +220,7 @@ export class Requests implements TransferOwner {
       const transfer = this.#next(now);
       if (transfer === null) return;
       if (limited) this.starts.take(now);
-      const origin = this.origin(transfer.origin);
-      origin.inFlight += 1;
-      this.#inFlight.set(transfer, origin);
+      this.#inFlight.add(transfer, this.origin(transfer.origin));
       transfer.exchange = this.#fetcher.start(transfer, transfer);
     }
   }
@@ -236,14 +233,14 @@ export class Requests implements TransferOwner {
       this.#delays.delete(timer);
     }
     for (const origin of this.#origins.values()) origin.dropAbandoned();
-    for (const transfer of this.#inFlight.keys()) if (transfer.abandoned) transfer.exchange?.abort(ABANDONED);
+    for (const transfer of this.#inFlight.all()) if (transfer.abandoned) transfer.exchange?.abort(ABANDONED);
   }
 
   /** Starts nothing more. What is in flight is the pages' to end. */
   close(): void {
     this.#closed = true;
     for (const timer of this.#delays.keys()) clearTimeout(timer);
-    for (const transfer of this.#inFlight.keys()) if (transfer.isProbe) transfer.exchange?.abort(ABANDONED);
+    for (const transfer of this.#inFlight.all()) if (transfer.isProbe) transfer.exchange?.abort(ABANDONED);
     if (this.#timer !== null) clearTimeout(this.#timer);
     if (this.#soon !== null) clearImmediate(this.#soon);
   }

@@ -5,7 +5,7 @@ import type { BodyWriter } from '../src/sinks/index.ts';
 import type { JobSpec } from '../src/schemas.ts';
 import type { Tally } from '../src/tally.ts';
 import type { Condition } from '../src/validators.ts';
-import { troubleOf, type Good } from './origin.ts';
+import { troubleOf, type Good, type Origin } from './origin.ts';
 
 const REDIRECTS_MAX = 5;
 const NO_HEADERS: readonly string[] = [];
@@ -64,6 +64,9 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
   throttled = { times: 0, sinceMs: 0, lastMs: 0, dueMs: 0 };
   /** The request in flight. */
   exchange: Exchange | null = null;
+  /** Whom it is asked of, and its place in InFlight, which alone sets both. */
+  askedOf: Origin | null = null;
+  place = -1;
   #redirects = 0;
   #resent = false;
 
