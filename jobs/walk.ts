@@ -25,13 +25,13 @@ const RUN_OF_SETTLED = 1 / 8;
 
 type Items = SourcePage['items'];
 
-/** How much is listed in one go. */
+/** How much is listed in one go: of one run. */
 export interface RunSize {
   /**
-   * Whether these items are enough for a run whose first page has so many, and which was begun `ms` ago: a slow listing ends
-   * a run early, as its files, and other workers, are waiting.
+   * Takes in the items of the run's next page, and tells whether those so far are enough. The run was begun `ms` ago: a slow
+   * listing ends it early, as its files, and other workers, are waiting.
    */
-  isEnough(items: Items, firstPage: number, ms: number): boolean;
+  isEnough(page: Items, ms: number): boolean;
 }
 
 /** What a worker knows of a job. */
@@ -52,7 +52,15 @@ function share(settled: number, least: number, most: number): number {
  */
 export function fileRun({ settled, filesPerSecond }: Known): RunSize {
   const names = Math.min(share(settled, SMALL_RUN_NAMES, RUN_NAMES_MAX), (filesPerSecond ?? 0) * RUN_SECONDS);
-  return { isEnough: ({ length }, firstPage, ms) => length + firstPage > names || ms > RUN_MS_MAX };
+  let count = 0;
+  let firstPage: number | null = null;
+  return {
+    isEnough: ({ length }, ms) => {
+      count += length;
+      firstPage ??= length;
+      return count + firstPage > names || ms > RUN_MS_MAX;
+    },
+  };
 }
 
 /**
@@ -67,13 +75,13 @@ export function shardRun(
   const names = Math.min(most, (filesPerSecond ?? Infinity) * SHARD_SECONDS);
   const guess = Math.max(bytesOf(TYPICAL_FILE_BYTES), Math.ceil(shardBytes / GUESSED_SHARD_NAMES));
   const typical = meanBytes === null ? guess : bytesOf(meanBytes);
+  let count = 0;
+  let bytes = 0;
   return {
-    isEnough: (items, _firstPage, ms) => {
-      if (items.length >= names || ms > SHARD_RUN_MS_MAX) return true;
-      let bytes = 0;
-      for (const item of items)
-        bytes += 'bad' in item ? 0 : item.sizeBytes === null ? typical : bytesOf(item.sizeBytes);
-      return bytes >= shardBytes;
+    isEnough: (page, ms) => {
+      count += page.length;
+      for (const item of page) bytes += 'bad' in item ? 0 : item.sizeBytes === null ? typical : bytesOf(item.sizeBytes);
+      return count >= names || bytes >= shardBytes || ms > SHARD_RUN_MS_MAX;
     },
   };
 }
@@ -111,28 +119,27 @@ export async function walk(
   const read = (token: string): Promise<SourcePage> => source.read(token, get, list);
   const begun = performance.now();
   const first = await read(tokens[0] ?? '');
-  let { items } = first;
+  const more: Items[] = [];
   if (!open) {
-    for (const token of tokens.slice(1)) items = items.concat((await read(token)).items);
-    return { tokens, items, next: null };
+    for (const token of tokens.slice(1)) more.push((await read(token)).items);
+    return { tokens, items: first.items.concat(...more), next: null };
   }
   const walked = [...tokens];
-  let { next } = first;
+  let last = first;
   let tokenBytes = Buffer.byteLength(tokens[0] ?? '');
-  const isEnough = (): boolean => size.isEnough(items, first.items.length, performance.now() - begun);
-  while (next !== null && walked.length < pagesMax && !isEnough()) {
+  const isEnough = (): boolean => size.isEnough(last.items, performance.now() - begun);
+  while (last.next !== null && walked.length < pagesMax && !isEnough()) {
+    const { next } = last;
     tokenBytes += Buffer.byteLength(next);
     if (tokenBytes > RUN_TOKEN_BYTES_MAX) break;
-    let page: SourcePage;
     try {
-      page = await read(next);
+      last = await read(next);
     } catch (error) {
       if (error instanceof FetchError) break;
       throw error;
     }
     walked.push(next);
-    items = items.concat(page.items);
-    next = page.next;
+    more.push(last.items);
   }
-  return { tokens: walked, items, next, filesTotal: first.filesTotal };
+  return { tokens: walked, items: first.items.concat(...more), next: last.next, filesTotal: first.filesTotal };
 }

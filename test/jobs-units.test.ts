@@ -674,29 +674,35 @@ const filesOf = (count: number, sizeBytes: number | null) =>
 
 test('a run for a shard is listed until it is full by listed sizes, by the mean so far, or by what half a minute fetches', () => {
   const shards = { shardBytes: 100_000, bytesOf: (size: number) => size + 1000 };
-  const enough = (known: Parameters<typeof shardRun>[1], items: SourceFile[]) =>
-    shardRun(shards, known).isEnough(items, 1, 0);
+  const enough = (known: Parameters<typeof shardRun>[1], items: SourceFile[], of = shards) =>
+    shardRun(of, known).isEnough(items, 0);
   const unknown = { settled: 0, meanBytes: null, filesPerSecond: null };
   assert.deepEqual([enough(unknown, filesOf(9, 9000)), enough(unknown, filesOf(10, 9000))], [false, true]);
-  const guessed = shardRun({ ...shards, shardBytes: 67_108_864 }, unknown);
+  const large = { ...shards, shardBytes: 67_108_864 };
   assert.deepEqual(
-    [999, 1000].map((count) => guessed.isEnough(filesOf(count, null), 1, 0)),
+    [999, 1000].map((count) => enough(unknown, filesOf(count, null), large)),
     [false, true],
     'they may be large ones',
   );
-  assert.equal(guessed.isEnough(filesOf(1000, 9000), 1, 0), false, 'what is listed is not guessed');
+  assert.equal(enough(unknown, filesOf(1000, 9000), large), false, 'what is listed is not guessed');
   const mean = { settled: 1, meanBytes: 1000, filesPerSecond: null };
   assert.deepEqual([enough(mean, filesOf(49, null)), enough(mean, filesOf(50, null))], [false, true]);
   const slow = { settled: 1, meanBytes: 1000, filesPerSecond: 1 };
   assert.deepEqual([enough(slow, filesOf(29, null)), enough(slow, filesOf(30, null))], [false, true]);
+  for (const [run, page] of [
+    [shardRun(shards, unknown), filesOf(5, 9000)],
+    [shardRun(shards, slow), filesOf(15, null)],
+  ] as const) {
+    assert.deepEqual([run.isEnough(page, 0), run.isEnough(page, 0)], [false, true], 'pages add up');
+  }
   const tiny = { shardBytes: 10 ** 9, bytesOf: (size: number) => size };
   for (const [settled, most] of [
     [0, 4096],
     [80_000, 10_000],
   ] as const) {
-    const size = shardRun(tiny, { settled, meanBytes: 1, filesPerSecond: 10_000 });
+    const known = { settled, meanBytes: 1, filesPerSecond: 10_000 };
     assert.deepEqual(
-      [most - 1, most].map((count) => size.isEnough(filesOf(count, null), 1, 0)),
+      [most - 1, most].map((count) => enough(known, filesOf(count, null), tiny)),
       [false, true],
       'an eighth of what was settled',
     );
@@ -705,10 +711,9 @@ test('a run for a shard is listed until it is full by listed sizes, by the mean 
 
 /** How many pages are walked in one go that all have so many names and take as long to list. */
 function pagesOfRun(filesPerSecond: number | null, pageSize: number, msPerPage = 0, settled = 100_000): number {
-  for (let count = 1; ; count += 1) {
-    const items = filesOf(count * pageSize, null);
-    if (fileRun({ settled, filesPerSecond }).isEnough(items, pageSize, count * msPerPage)) return count;
-  }
+  const run = fileRun({ settled, filesPerSecond });
+  const page = filesOf(pageSize, null);
+  for (let count = 1; ; count += 1) if (run.isEnough(page, count * msPerPage)) return count;
 }
 
 test('a run of files is a page, or what half a second fetches where pages come at once', () => {
