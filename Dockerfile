@@ -1,4 +1,4 @@
-# One image for both roles: `node src/api.ts` and `node --max-semi-space-size=32 src/worker.ts`.
+# One image for both roles: `node src/api.ts` and `node --max-semi-space-size=16 src/worker.ts`.
 FROM node:24-slim AS packages
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./

@@ -175,7 +175,7 @@ test("a worker has the same of Node's options wherever it is started", async (t)
   commands.push(...service.pids('worker').map((pid) => commandLine(pid) ?? ''));
   const options = commands.map((command) => command.split(' ').filter((word) => /^--(?!supervised)/.test(word)));
   assert.equal(options.length, 4);
-  for (const some of options) assert.deepEqual(some, ['--max-semi-space-size=32']);
+  for (const some of options) assert.deepEqual(some, ['--max-semi-space-size=16']);
 });
 
 test('the commands of docker-compose.yml, run from what the image holds, do a job to its end', async (t) => {
