@@ -31,7 +31,7 @@ export interface RunSize {
    * Takes in the items of the run's next page, and tells whether those so far are enough. The run was begun `ms` ago: a slow
    * listing ends it early, as its files, and other workers, are waiting.
    */
-  isEnough(page: Items, ms: number): boolean;
+  isEnoughWith(page: Items, ms: number): boolean;
 }
 
 /** What a worker knows of a job. */
@@ -55,7 +55,7 @@ export function fileRun({ settled, filesPerSecond }: Known): RunSize {
   let count = 0;
   let firstPage: number | null = null;
   return {
-    isEnough: ({ length }, ms) => {
+    isEnoughWith: ({ length }, ms) => {
       count += length;
       firstPage ??= length;
       return count + firstPage > names || ms > RUN_MS_MAX;
@@ -78,7 +78,7 @@ export function shardRun(
   let count = 0;
   let bytes = 0;
   return {
-    isEnough: (page, ms) => {
+    isEnoughWith: (page, ms) => {
       count += page.length;
       for (const item of page) bytes += 'bad' in item ? 0 : item.sizeBytes === null ? typical : bytesOf(item.sizeBytes);
       return count >= names || bytes >= shardBytes || ms > SHARD_RUN_MS_MAX;
@@ -127,8 +127,7 @@ export async function walk(
   const walked = [...tokens];
   let last = first;
   let tokenBytes = Buffer.byteLength(tokens[0] ?? '');
-  const isEnough = (): boolean => size.isEnough(last.items, performance.now() - begun);
-  while (last.next !== null && walked.length < pagesMax && !isEnough()) {
+  while (last.next !== null && walked.length < pagesMax && !size.isEnoughWith(last.items, performance.now() - begun)) {
     const { next } = last;
     tokenBytes += Buffer.byteLength(next);
     if (tokenBytes > RUN_TOKEN_BYTES_MAX) break;

@@ -675,7 +675,7 @@ const filesOf = (count: number, sizeBytes: number | null) =>
 test('a run for a shard is listed until it is full by listed sizes, by the mean so far, or by what half a minute fetches', () => {
   const shards = { shardBytes: 100_000, bytesOf: (size: number) => size + 1000 };
   const enough = (known: Parameters<typeof shardRun>[1], items: SourceFile[], of = shards) =>
-    shardRun(of, known).isEnough(items, 0);
+    shardRun(of, known).isEnoughWith(items, 0);
   const unknown = { settled: 0, meanBytes: null, filesPerSecond: null };
   assert.deepEqual([enough(unknown, filesOf(9, 9000)), enough(unknown, filesOf(10, 9000))], [false, true]);
   const large = { ...shards, shardBytes: 67_108_864 };
@@ -693,7 +693,7 @@ test('a run for a shard is listed until it is full by listed sizes, by the mean 
     [shardRun(shards, unknown), filesOf(5, 9000)],
     [shardRun(shards, slow), filesOf(15, null)],
   ] as const) {
-    assert.deepEqual([run.isEnough(page, 0), run.isEnough(page, 0)], [false, true], 'pages add up');
+    assert.deepEqual([run.isEnoughWith(page, 0), run.isEnoughWith(page, 0)], [false, true], 'pages add up');
   }
   const tiny = { shardBytes: 10 ** 9, bytesOf: (size: number) => size };
   for (const [settled, most] of [
@@ -713,7 +713,7 @@ test('a run for a shard is listed until it is full by listed sizes, by the mean 
 function pagesOfRun(filesPerSecond: number | null, pageSize: number, msPerPage = 0, settled = 100_000): number {
   const run = fileRun({ settled, filesPerSecond });
   const page = filesOf(pageSize, null);
-  for (let count = 1; ; count += 1) if (run.isEnough(page, count * msPerPage)) return count;
+  for (let count = 1; ; count += 1) if (run.isEnoughWith(page, count * msPerPage)) return count;
 }
 
 test('a run of files is a page, or what half a second fetches where pages come at once', () => {
