@@ -3,7 +3,7 @@ import { writePlot } from './plot.ts';
 
 const panels = [
   ['micros', 'processor time a file, µs'],
-  ['megabytes', 'peak resident memory, MB'],
+  ['megabytes', 'resident memory, MB'],
 ] as const;
 
 /** Draws what a file costs and what the processes hold over the number of files, a line for each role. */

@@ -8,6 +8,8 @@ export interface RoleFigures {
   cpuMs: number;
   /** Of those that lived at one time, the largest resident memory that each ever had (VmHWM), added up. */
   peakBytes: number;
+  /** Resident memory (VmRSS) of all of them together, the mean of the samples in which there was any. */
+  meanBytes: number;
 }
 
 interface Seen {
@@ -37,6 +39,8 @@ export class ProcessWatch {
   readonly #roleOf: (commandLine: string) => string;
   readonly #seen = new Map<string, Seen>();
   readonly #peakBytes = new Map<string, number>();
+  /** Of each sample, by role. */
+  readonly #residentBytes = new Map<string, number[]>();
   readonly #tickMs = 1000 / Number(execFileSync('getconf', ['CLK_TCK'], { encoding: 'utf8' }));
   readonly #timer: NodeJS.Timeout;
 
@@ -56,10 +60,12 @@ export class ProcessWatch {
   /** Reads all figures now. `first`: processor time used so far does not count. */
   sample(first = false): void {
     for (const seen of this.#seen.values()) seen.alive = false;
+    const resident = new Map<string, number>();
     for (const stat of this.#family()) {
       const key = `${stat.pid} ${stat.startedAt}`;
-      const peakBytes = readPeakBytes(stat.pid);
+      const [peakBytes, residentBytes] = readMemory(stat.pid);
       const role = this.#roleOf(readCommandLine(stat.pid));
+      resident.set(role, (resident.get(role) ?? 0) + residentBytes);
       const before = this.#seen.get(key);
       // A process that just began still shows its parent's command line, one that just ended shows none.
       if (before && role !== '') before.role = role;
@@ -69,6 +75,11 @@ export class ProcessWatch {
         const firstMs = first ? stat.cpuMs : 0;
         this.#seen.set(key, { role, pid: stat.pid, alive: true, firstMs, lastMs: stat.cpuMs, peakBytes });
       }
+    }
+    for (const [role, bytes] of resident) {
+      const samples = this.#residentBytes.get(role);
+      if (samples === undefined) this.#residentBytes.set(role, [bytes]);
+      else samples.push(bytes);
     }
     const now = new Map<string, number>();
     for (const { role, alive, peakBytes } of this.#seen.values()) {
@@ -89,7 +100,8 @@ export class ProcessWatch {
     const roles: Record<string, RoleFigures> = {};
     for (const seen of this.#seen.values()) {
       const peakBytes = this.#peakBytes.get(seen.role) ?? 0;
-      const figures = (roles[seen.role] ??= { processes: 0, cpuMs: 0, peakBytes });
+      const meanBytes = mean(this.#residentBytes.get(seen.role) ?? []);
+      const figures = (roles[seen.role] ??= { processes: 0, cpuMs: 0, peakBytes, meanBytes });
       figures.processes += 1;
       figures.cpuMs += seen.lastMs - seen.firstMs;
     }
@@ -120,8 +132,16 @@ export class ProcessWatch {
   }
 }
 
-function readPeakBytes(pid: number): number {
-  return Number(/^VmHWM:\s*(\d+) kB$/m.exec(read(`/proc/${pid}/status`))?.[1] ?? 0) * 1024;
+/** The largest that its resident memory ever was, and what it is now, in bytes. */
+function readMemory(pid: number): [peak: number, now: number] {
+  const status = read(`/proc/${pid}/status`);
+  const bytes = (name: string): number =>
+    Number(new RegExp(`^${name}:\\s*(\\d+) kB$`, 'm').exec(status)?.[1] ?? 0) * 1024;
+  return [bytes('VmHWM'), bytes('VmRSS')];
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
 }
 
 function readCommandLine(pid: number): string {

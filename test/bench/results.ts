@@ -13,6 +13,8 @@ export interface Run {
   cpuMs: Partial<Record<Role, number>>;
   /** The peaks of the processes that lived at one time, added up. */
   peakBytes: Partial<Record<Role, number>>;
+  /** Resident memory of all processes of a role together, the mean over the run. */
+  meanBytes: Partial<Record<Role, number>>;
   /** Of the file server; those for the listing are among them. */
   requests: number;
   connections: number;

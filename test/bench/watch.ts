@@ -25,6 +25,7 @@ export async function watchRun(server: FileServer, roots: readonly number[], wra
       return {
         cpuMs: figures(roles, 'cpuMs'),
         peakBytes: figures(roles, 'peakBytes'),
+        meanBytes: figures(roles, 'meanBytes'),
         // The second question is in its own answer.
         requests: after.requests - before.requests - 1,
         connections: after.connections - before.connections - 1,
@@ -47,7 +48,7 @@ function roleOf(commandLine: string, wrapper: string): Role | '' {
 
 function figures(
   roles: Readonly<Record<string, RoleFigures>>,
-  figure: 'cpuMs' | 'peakBytes',
+  figure: 'cpuMs' | 'peakBytes' | 'meanBytes',
 ): Partial<Record<Role, number>> {
   return Object.fromEntries(
     Object.entries(roles)
