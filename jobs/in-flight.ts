@@ -24,12 +24,21 @@ export class InFlight {
     transfer.place = this.#transfers.push(transfer) - 1;
   }
 
+  /** Its body has begun and is a large one. */
+  streams(transfer: Transfer): void {
+    if (transfer.askedOf === null || transfer.isStreaming) return;
+    transfer.askedOf.streaming += 1;
+    transfer.isStreaming = true;
+  }
+
   /** Its request ended. Gives the origin that it was made to, null if there was none. */
   remove(transfer: Transfer): Origin | null {
     const origin = transfer.askedOf;
     const last = this.#transfers.at(-1);
     if (origin === null || last === undefined) return null;
     origin.inFlight -= 1;
+    if (transfer.isStreaming) origin.streaming -= 1;
+    transfer.isStreaming = false;
     transfer.askedOf = null;
     this.#transfers[transfer.place] = last;
     last.place = transfer.place;

@@ -51,7 +51,7 @@ export class Origin {
   retry: Retry;
   inFlight = 0;
   /** Those in flight that bring a large body: they may take hours, and tell nothing more until then. */
-  readonly streaming = new Set<Transfer>();
+  streaming = 0;
   /** Requests that wait until it may be asked again. */
   waiting: Transfer[] = [];
   /** Whether requests begin here, rather than being led here by redirects alone. */
@@ -273,7 +273,7 @@ export class Origin {
     const suspected = this.#suspected || (idle && this.#unanswered.length > 0);
     if (!suspected || this.probing !== null || this.waitMs(nowMs) > 0) return null;
     // What is in flight may tell, but a long download shall not keep all other files back.
-    if (this.inFlight > this.streaming.size && !this.#doubted) return null;
+    if (this.inFlight > this.streaming && !this.#doubted) return null;
     this.dropAbandoned();
     const first = this.#unanswered[0]?.transfer ?? this.waiting[0];
     if (first === undefined) return null;

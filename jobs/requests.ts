@@ -179,7 +179,7 @@ export class Requests implements TransferOwner {
   }
 
   streams(transfer: Transfer): void {
-    transfer.askedOf?.streaming.add(transfer);
+    this.#inFlight.streams(transfer);
   }
 
   troubled(transfer: Transfer, error: FetchError, trouble: 'throttled' | 'silent'): void {
@@ -189,7 +189,6 @@ export class Requests implements TransferOwner {
   ended(transfer: Transfer): void {
     const origin = this.#inFlight.remove(transfer);
     if (origin !== null) {
-      origin.streaming.delete(transfer);
       origin.forget(transfer);
       // A list of URLs may lead to a million of them.
       if (this.#origins.size > ORIGINS_KEPT_MAX && origin.isForgettable(performance.now()))

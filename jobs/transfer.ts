@@ -64,9 +64,10 @@ export abstract class Transfer implements FetchRequest, FetchHandler {
   throttled = { times: 0, sinceMs: 0, lastMs: 0, dueMs: 0 };
   /** The request in flight. */
   exchange: Exchange | null = null;
-  /** Whom it is asked of, and its place in InFlight, which alone sets both. */
+  /** Whom it is asked of, its place in InFlight, and whether its body has begun and is a large one; InFlight alone sets them. */
   askedOf: Origin | null = null;
   place = -1;
+  isStreaming = false;
   #redirects = 0;
   #resent = false;
 

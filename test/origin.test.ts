@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { InFlight } from '../jobs/in-flight.ts';
 import { Origin, type Good } from '../jobs/origin.ts';
 import { Transfer, type TransferOwner } from '../jobs/transfer.ts';
 import { FetchError } from '../src/errors.ts';
@@ -84,12 +85,37 @@ test('a long download keeps nobody from being probed', () => {
   const one = origin();
   one.answered(0, good('/good'), true);
   one.inFlight = 2;
-  const long = new Recorded('/long');
-  one.streaming.add(long);
+  one.streaming = 1;
   for (const at of [1, 2, 3]) one.silent(at, new Recorded(), refused());
   assert.equal(one.probe(4, false, make), null, 'the other one may tell');
   one.inFlight = 1;
   assert.equal(one.probe(5, false, make)?.path, '/good');
+});
+
+test('what is in flight, and what of it streams, is counted for each origin, in whatever order it ends', () => {
+  const [one, other] = [origin(), origin()];
+  const inFlight = new InFlight();
+  const [first, second, third] = [new Recorded('/1'), new Recorded('/2'), new Recorded('/3')] as const;
+  for (const transfer of [first, second]) inFlight.add(transfer, one);
+  inFlight.add(third, other);
+  for (const transfer of [first, third, third]) inFlight.streams(transfer);
+  const counts = (): number[] => [inFlight.size, one.inFlight, one.streaming, other.inFlight, other.streaming];
+  assert.deepEqual(counts(), [3, 2, 1, 1, 1]);
+  assert.equal(inFlight.remove(first), one);
+  assert.equal(inFlight.remove(first), null, 'it ended already');
+  assert.deepEqual(
+    [counts(), inFlight.all()],
+    [
+      [2, 1, 0, 1, 1],
+      [third, second],
+    ],
+  );
+  assert.equal(inFlight.remove(second), one);
+  assert.equal(inFlight.remove(third), other);
+  inFlight.streams(third);
+  assert.deepEqual(counts(), [0, 0, 0, 0, 0]);
+  inFlight.add(third, one);
+  assert.deepEqual(counts(), [1, 1, 0, 0, 0], 'its next request begins anew');
 });
 
 test("where a probe is answered, the silence was the files' own fault", () => {
