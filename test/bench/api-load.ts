@@ -2,11 +2,12 @@
  * `npm run bench:api`: how quickly the API answers many clients while a job runs at full speed, and what those cost the job.
  * The same job in turns alone and watched: by clients that each ask for it once a second, and by streams of its events.
  */
+import { once } from 'node:events';
 import { rmSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { Agent, request } from 'undici';
 import { interruptSignal } from '../../src/demo/interrupt.ts';
 import { followJob, jobFaults, postJob } from '../../src/demo/job.ts';
 import { wholeNumber } from '../../src/demo/options.ts';
@@ -57,14 +58,12 @@ async function main(): Promise<void> {
   // All clients come from one address.
   const service = await startBenchService(site.folder, workers, interrupted, { RATE_LIMIT: '10000000' });
   cleanUp.defer(() => service.stop());
-  const agent = new Agent({ connections: clients, pipelining: 1, bodyTimeout: 0 });
-  cleanUp.defer(() => agent.destroy());
 
   const download = async (files: number, watchers: number): Promise<{ perSecond: number; watched: Watched }> => {
     const sink = { type: values.sink === 'tar' ? 'tar' : 'directory' } as const;
     const { id } = await postJob(service.url, { source: site.source(files), sink }, service.signal);
     const over = new AbortController();
-    const watching = watch(service, id, watchers, watchers > 0 ? streams : 0, agent, over.signal);
+    const watching = watch(service, id, watchers, watchers > 0 ? streams : 0, over.signal);
     const job = await followJob(service.url, id, { signal: service.signal, stallMs: idleMs, seen: () => {} });
     over.abort();
     const watched = await watching;
@@ -124,42 +123,80 @@ async function watch(
   id: string,
   clients: number,
   streams: number,
-  agent: Agent,
   over: AbortSignal,
 ): Promise<Watched> {
   const watched: Watched = { tookMs: [], events: 0 };
   const ask = async (index: number): Promise<void> => {
+    using client = new BareClient(url, `/jobs/${id}`);
     let due = performance.now() + (everyMs * index) / clients;
     while (!over.aborted) {
       await sleep(Math.max(0, due - performance.now()));
       if (over.aborted) return;
+      await client.ask();
       // From when it should have begun: a client that has to wait does not make the figure better.
-      const from = due;
-      const { statusCode, body } = await request(`${url}/jobs/${id}`, { dispatcher: agent });
-      await body.bytes();
-      if (statusCode !== 200) throw new DemoError(`GET /jobs/{id} was answered ${statusCode}`);
-      watched.tookMs.push(performance.now() - from);
+      watched.tookMs.push(performance.now() - due);
       due += everyMs;
     }
   };
   const listen = async (): Promise<void> => {
-    const dispatcher = new Agent({ bodyTimeout: idleMs });
-    try {
-      const { body } = await request(`${url}/jobs/${id}/events`, { dispatcher, signal: over });
-      for await (const chunk of body as AsyncIterable<Buffer>) {
-        watched.events += chunk.toString().match(/^event: /gm)?.length ?? 0;
-      }
-    } catch (error) {
-      if (!over.aborted) throw error;
-    } finally {
-      await dispatcher.destroy();
-    }
+    using client = new BareClient(url, `/jobs/${id}/events`);
+    await client.listen(over, (text) => (watched.events += text.match(/^event: /gm)?.length ?? 0));
   };
   await Promise.all([
     ...Array.from({ length: clients }, (_, index) => ask(index)),
     ...Array.from({ length: streams }, listen),
   ]);
   return watched;
+}
+
+/**
+ * GETs one path again and again over one connection, and does nothing else: clients share the cores with the service here, and
+ * what they cost is not its own. Of an answer it looks at the status and the length alone.
+ */
+class BareClient implements Disposable {
+  readonly #path: string;
+  readonly #socket: Socket;
+  readonly #request: string;
+
+  constructor(url: string, path: string) {
+    const { hostname, port, host } = new URL(url);
+    this.#path = path;
+    this.#socket = connect(Number(port), hostname);
+    this.#request = `GET ${path} HTTP/1.1\r\nhost: ${host}\r\n\r\n`;
+  }
+
+  /** Resolves when the whole answer is there. Throws a DemoError where it is not 200. */
+  async ask(): Promise<void> {
+    this.#socket.write(this.#request);
+    let answer: Buffer = Buffer.alloc(0);
+    let bytes = Infinity;
+    while (answer.length < bytes) {
+      const [chunk] = (await once(this.#socket, 'data')) as [Buffer];
+      answer = answer.length === 0 ? chunk : Buffer.concat([answer, chunk]);
+      const head = answer.indexOf('\r\n\r\n');
+      if (head < 0) continue;
+      const lines = answer.toString('latin1', 0, head);
+      this.#check(lines);
+      bytes = head + 4 + Number(/^content-length: (\d+)$/im.exec(lines)?.[1]);
+    }
+  }
+
+  /** Resolves when it is over. Throws a DemoError where the answer is not 200. */
+  async listen(over: AbortSignal, came: (text: string) => void): Promise<void> {
+    this.#socket.write(this.#request);
+    const [first] = (await once(this.#socket, 'data')) as [Buffer];
+    this.#check(first.toString('latin1'));
+    this.#socket.on('data', (chunk: Buffer) => came(chunk.toString('latin1')));
+    if (!over.aborted) await once(over, 'abort');
+  }
+
+  #check(head: string): void {
+    if (!head.startsWith('HTTP/1.1 200 ')) throw new DemoError(`GET ${this.#path}: ${head.split('\r\n')[0]}`);
+  }
+
+  [Symbol.dispose](): void {
+    this.#socket.destroy();
+  }
 }
 
 await runMain(main);
