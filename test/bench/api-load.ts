@@ -2,7 +2,6 @@
  * `npm run bench:api`: how quickly the API answers many clients while a job runs at full speed, and what those cost the job.
  * The same job in turns alone and watched: by clients that each ask for it once a second, and by streams of its events.
  */
-import { once } from 'node:events';
 import { rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
@@ -156,22 +155,25 @@ async function watch(
 class BareClient implements Disposable {
   readonly #path: string;
   readonly #socket: Socket;
+  readonly #chunks: AsyncIterator<Buffer>;
   readonly #request: string;
 
   constructor(url: string, path: string) {
     const { hostname, port, host } = new URL(url);
     this.#path = path;
     this.#socket = connect(Number(port), hostname);
+    this.#chunks = this.#socket[Symbol.asyncIterator]();
     this.#request = `GET ${path} HTTP/1.1\r\nhost: ${host}\r\n\r\n`;
   }
 
-  /** Resolves when the whole answer is there. Throws a DemoError where it is not 200. */
+  /** Resolves when the whole answer is there. Throws a DemoError where it is not 200, or is not to be had. */
   async ask(): Promise<void> {
     this.#socket.write(this.#request);
     let answer: Buffer = Buffer.alloc(0);
     let bytes = Infinity;
     while (answer.length < bytes) {
-      const [chunk] = (await once(this.#socket, 'data')) as [Buffer];
+      const chunk = await this.#next();
+      if (chunk === null) throw new DemoError(`GET ${this.#path}: the connection was closed`);
       answer = answer.length === 0 ? chunk : Buffer.concat([answer, chunk]);
       const head = answer.indexOf('\r\n\r\n');
       if (head < 0) continue;
@@ -181,13 +183,23 @@ class BareClient implements Disposable {
     }
   }
 
-  /** Resolves when it is over. Throws a DemoError where the answer is not 200. */
+  /** Resolves when it is over, or the answer has ended. Throws a DemoError where that is not 200. */
   async listen(over: AbortSignal, came: (text: string) => void): Promise<void> {
+    over.addEventListener('abort', () => this.#socket.destroy());
     this.#socket.write(this.#request);
-    const [first] = (await once(this.#socket, 'data')) as [Buffer];
-    this.#check(first.toString('latin1'));
-    this.#socket.on('data', (chunk: Buffer) => came(chunk.toString('latin1')));
-    if (!over.aborted) await once(over, 'abort');
+    try {
+      let chunk = await this.#next();
+      this.#check(chunk?.toString('latin1') ?? '');
+      for (; chunk !== null; chunk = await this.#next()) came(chunk.toString('latin1'));
+    } catch (error) {
+      if (!over.aborted) throw error;
+    }
+  }
+
+  /** What comes next; null: nothing any more. */
+  async #next(): Promise<Buffer | null> {
+    const { done, value } = await this.#chunks.next();
+    return done === true ? null : value;
   }
 
   #check(head: string): void {

@@ -20,6 +20,7 @@ interface Seen {
   firstMs: number;
   lastMs: number;
   peakBytes: number;
+  residentBytes: number;
 }
 
 interface Stat {
@@ -60,32 +61,25 @@ export class ProcessWatch {
   /** Reads all figures now. `first`: processor time used so far does not count. */
   sample(first = false): void {
     for (const seen of this.#seen.values()) seen.alive = false;
-    const resident = new Map<string, number>();
     for (const stat of this.#family()) {
       const key = `${stat.pid} ${stat.startedAt}`;
-      const [peakBytes, residentBytes] = readMemory(stat.pid);
+      const { peakBytes, residentBytes } = readMemory(stat.pid);
       const role = this.#roleOf(readCommandLine(stat.pid));
-      resident.set(role, (resident.get(role) ?? 0) + residentBytes);
       const before = this.#seen.get(key);
       // A process that just began still shows its parent's command line, one that just ended shows none.
       if (before && role !== '') before.role = role;
-      if (before)
-        Object.assign(before, { alive: true, lastMs: stat.cpuMs, peakBytes: Math.max(peakBytes, before.peakBytes) });
-      else {
-        const firstMs = first ? stat.cpuMs : 0;
-        this.#seen.set(key, { role, pid: stat.pid, alive: true, firstMs, lastMs: stat.cpuMs, peakBytes });
-      }
+      const now = { alive: true, lastMs: stat.cpuMs, residentBytes };
+      if (before) Object.assign(before, now, { peakBytes: Math.max(peakBytes, before.peakBytes) });
+      else this.#seen.set(key, { ...now, role, pid: stat.pid, firstMs: first ? stat.cpuMs : 0, peakBytes });
     }
-    for (const [role, bytes] of resident) {
-      const samples = this.#residentBytes.get(role);
-      if (samples === undefined) this.#residentBytes.set(role, [bytes]);
-      else samples.push(bytes);
+    const alive = [...this.#seen.values()].filter((seen) => seen.alive);
+    for (const [role, ofRole] of Map.groupBy(alive, (seen) => seen.role)) {
+      const samples = this.#residentBytes.get(role) ?? [];
+      this.#residentBytes.set(role, samples);
+      samples.push(sum(ofRole.map(({ residentBytes }) => residentBytes)));
+      const peakBytes = sum(ofRole.map((seen) => seen.peakBytes));
+      this.#peakBytes.set(role, Math.max(peakBytes, this.#peakBytes.get(role) ?? 0));
     }
-    const now = new Map<string, number>();
-    for (const { role, alive, peakBytes } of this.#seen.values()) {
-      if (alive) now.set(role, (now.get(role) ?? 0) + peakBytes);
-    }
-    for (const [role, bytes] of now) this.#peakBytes.set(role, Math.max(bytes, this.#peakBytes.get(role) ?? 0));
   }
 
   /** The processes of a role that were there at the last sample. */
@@ -100,7 +94,8 @@ export class ProcessWatch {
     const roles: Record<string, RoleFigures> = {};
     for (const seen of this.#seen.values()) {
       const peakBytes = this.#peakBytes.get(seen.role) ?? 0;
-      const meanBytes = mean(this.#residentBytes.get(seen.role) ?? []);
+      const samples = this.#residentBytes.get(seen.role) ?? [];
+      const meanBytes = sum(samples) / Math.max(1, samples.length);
       const figures = (roles[seen.role] ??= { processes: 0, cpuMs: 0, peakBytes, meanBytes });
       figures.processes += 1;
       figures.cpuMs += seen.lastMs - seen.firstMs;
@@ -133,15 +128,15 @@ export class ProcessWatch {
 }
 
 /** The largest that its resident memory ever was, and what it is now, in bytes. */
-function readMemory(pid: number): [peak: number, now: number] {
+function readMemory(pid: number): Pick<Seen, 'peakBytes' | 'residentBytes'> {
   const status = read(`/proc/${pid}/status`);
   const bytes = (name: string): number =>
     Number(new RegExp(`^${name}:\\s*(\\d+) kB$`, 'm').exec(status)?.[1] ?? 0) * 1024;
-  return [bytes('VmHWM'), bytes('VmRSS')];
+  return { peakBytes: bytes('VmHWM'), residentBytes: bytes('VmRSS') };
 }
 
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
 }
 
 function readCommandLine(pid: number): string {
