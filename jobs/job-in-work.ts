@@ -6,7 +6,7 @@ import { sourceOf, type ListingAnswer } from '../src/sources/index.ts';
 import type { JobList, SaveTo } from '../src/url-files.ts';
 import { ListingTransfer, news, type Attempt, type StopReason } from './attempt.ts';
 import { IdleLooks } from './idle-looks.ts';
-import { isActive } from './model.ts';
+import { isActive, placesOfListing } from './model.ts';
 import type { PageFiles } from './page-files.ts';
 import { LEASE_MS, pulse, type PulseAnswer } from './pulse.ts';
 import { PulseTimer } from './pulse-timer.ts';
@@ -40,6 +40,8 @@ export interface JobParts {
   readonly pause: (reason: string, epoch: number) => Promise<unknown>;
   /** The order as it is by now; null where there is no such job any more. */
   readonly readOrder: () => Promise<Order | null>;
+  /** How many workers live. */
+  readonly workers: () => number;
   /** The highest priority of the jobs that make progress on this worker; 0: none does. */
   readonly highestPriority: () => number;
   /** Is called when Redis was told of files that are done. */
@@ -245,10 +247,13 @@ export class JobInWork {
 
   /** Requests that would be in flight if there were no limit; a page that is about to be listed wants one too. */
   #wanted(): number {
-    let unlisted = 0;
-    for (const { files } of this.#attempts) if (files === null) unlisted += 1;
     const { inFlight, pending } = this.requests;
-    return inFlight + Math.max(unlisted, pending) + this.#waiting;
+    return inFlight + Math.max(this.#unlisted, pending) + this.#waiting;
+  }
+
+  /** Pages that are about to be listed. */
+  get #unlisted(): number {
+    return [...this.#attempts].filter(({ files }) => files === null).length;
   }
 
   /** Files of the pages that nobody began yet. */
@@ -318,6 +323,8 @@ export class JobInWork {
       wanted,
       inFlight,
       concurrency,
+      // Whoever is to list now and has nothing else in flight may take it.
+      leftToListing: inFlight === 0 && this.#unlisted > 0 ? 0 : placesOfListing(this.spec, this.#parts.workers()),
       startsWanted: Math.max(0, Math.min(soon, wanted - inFlight) - requests.starts.left),
       startsPerSecond,
       files: settled - this.#settledBefore,

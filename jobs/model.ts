@@ -1,5 +1,6 @@
 /** A job's states and what leads from one to the next. Pure; the scripts in chain.lua carry it out. */
-import type { JobState } from '../src/schemas.ts';
+import type { JobSpec, JobState } from '../src/schemas.ts';
+import { kindOf } from '../src/sources/index.ts';
 
 const activeStates = ['queued', 'running', 'paused'] as const satisfies readonly JobState[];
 
@@ -28,6 +29,17 @@ export function answerTo(verb: Verb, state: JobState): 'do' | 'done' | 'refused'
 /** The states in which a verb is allowed, for people. */
 export function statesFor(verb: Verb): string {
   return Object.keys(verbs[verb]).join(', ');
+}
+
+/** Of fewer requests in flight one would be a large part. */
+const PLACE_OF_LISTING_FROM = 16;
+
+/**
+ * How many requests in flight are left to whoever lists the next page, so that none of many workers has to wait until another
+ * one, which has files for all there may be, gives a place back.
+ */
+export function placesOfListing({ source, limits }: Pick<JobSpec, 'source' | 'limits'>, workers: number): number {
+  return workers > 1 && kindOf(source).asksForPages && limits.concurrency >= PLACE_OF_LISTING_FROM ? 1 : 0;
 }
 
 /**

@@ -9,7 +9,8 @@
 --       been in trouble for so long (0: it is well), throttled: JSON object, path -> ms that it alone has been in trouble,
 --       goodFile: the path of a file that was fetched }
 --       11 how often was looked whether it could make more requests than its pages have, and how often it could: "looks idle"
---       12 the epoch that what it knows of origins is of   13… triples: seq, nonce, live counts ('' where they did not change)
+--       12 the epoch that what it knows of origins is of   13 places of the concurrency that it leaves to the request for the
+--       next page while the job is being listed   14… triples: seq, nonce, live counts ('' where they did not change)
 -- Returns  state, epoch, requests granted in flight, ms until the first granted start, granted starts,
 --          what workers told of origins, as in 10, without files, version of the record,
 --          requests in flight that it is entitled to as soon as others give them back, lost seqs…
@@ -18,7 +19,7 @@ local call = redis.call
 local clock = call('TIME')
 local second = tonumber(clock[1])
 local now = second * 1000 + tonumber(clock[2]) / 1000
-local state, epoch, version = unpack(call('HMGET', J, 'state', 'epoch', 'version'))
+local state, epoch, version, listingDone = unpack(call('HMGET', J, 'state', 'epoch', 'version', 'listingDone'))
 if not state then
   if ARGV[2] == '0' and ARGV[3] == '0' then call('HDEL', L, ARGV[1]) end
   return { 'gone', '0', 0, '0', 0, '{}', '0', 0 }
@@ -33,6 +34,7 @@ end
 local FEW, KEPT_MS = 32, 250
 local function lease()
   local me, want, inFlight, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+  if listingDone ~= '1' then limit = limit - tonumber(ARGV[13]) end
   local mine = tonumber((call('HGET', L, me) or '0'):match('^%d+'))
   local kept, largest, ends = (call('HGET', L, 'all') or ''):match('^(%d+) (%d+) (%d+) %d+$')
   local others, share
@@ -41,12 +43,13 @@ local function lease()
     others, share = tonumber(kept) - mine, math.min(want, tonumber(largest))
   else
     local all, wants = call('HGETALL', L), {}
-    others, share, largest, ends = 0, 0, limit, now + KEPT_MS
+    others, share, ends = 0, 0, now + KEPT_MS
     for i = 1, #all, 2 do
       local held, wanted, untilMs = all[i + 1]:match('^(%d+) (%d+) (%d+)$') -- not 'all' and 'nextStart'
       if held and all[i] ~= me then
         if tonumber(untilMs) <= now then call('HDEL', L, all[i]) else
           others = others + tonumber(held)
+          if held == '1' and wanted == '1' then limit = tonumber(ARGV[4]) end -- it has the place of the listing
           if tonumber(wanted) > 0 then wants[#wants + 1] = { all[i], tonumber(wanted) } end
         end
       end
@@ -54,6 +57,7 @@ local function lease()
     if want > 0 then wants[#wants + 1] = { me, want } end
     table.sort(wants, function(a, b) return a[2] < b[2] or (a[2] == b[2] and a[1] < b[1]) end)
     local left = limit
+    largest = limit
     for i, w in ipairs(wants) do
       largest = math.ceil(left / (#wants - i + 1))
       local even = math.min(w[2], largest)
@@ -154,7 +158,7 @@ if ARGV[8] ~= '0' or looks ~= '0' then
 end
 
 local answer = { state, epoch, granted, delay, count, origins(), version or '0', share }
-for i = 13, #ARGV, 3 do
+for i = 14, #ARGV, 3 do
   local value = call('HGET', I, ARGV[i])
   local nonce = value and value:match('^%a %d+ (%S+) ')
   if nonce ~= ARGV[i + 1] then answer[#answer + 1] = ARGV[i]

@@ -22,6 +22,8 @@ export interface PulseRequest {
   readonly wanted: number;
   readonly inFlight: number;
   readonly concurrency: number;
+  /** Places of it that are left to the request for the next page while the job is being listed. */
+  readonly leftToListing: number;
   readonly startsWanted: number;
   /** 0: no limit. */
   readonly startsPerSecond: number;
@@ -85,6 +87,7 @@ export async function pulse(redis: Redis, request: PulseRequest): Promise<PulseA
       JSON.stringify(request.origins),
       `${request.looks} ${request.idle}`,
       request.epoch,
+      request.leftToListing,
       ...request.pages.flatMap(({ seq, nonce, counts }) => [seq, nonce, counts === null ? '' : JSON.stringify(counts)]),
     ],
   )) as [JobState | 'gone', string, number, string, number, string, string, number, ...string[]];

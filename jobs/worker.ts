@@ -185,6 +185,7 @@ export class DownloadWorker implements ShownWorker {
       },
       onProgress: () => this.wakeUps.told(id, 'progress'),
       readOrder: () => this.store.order(id),
+      workers: () => this.workers,
       highestPriority: () => this.#highestPriority(),
       onPulseError: (error) => this.logger.error({ err: error, job: id }, 'progress could not be told'),
     });

@@ -46,6 +46,7 @@ const quiet: PulseRequest = {
   wanted: 0,
   inFlight: 0,
   concurrency: 10,
+  leftToListing: 0,
   startsWanted: 0,
   startsPerSecond: 0,
   files: 0,
@@ -60,8 +61,15 @@ const quiet: PulseRequest = {
 const ask = async (changes: Partial<PulseRequest>) => pulse(redis, { ...quiet, ...changes });
 
 /** As `pulse`, with a lease of its own; only what is granted in flight. */
-async function lease(worker: string, wanted: number, inFlight: number, concurrency: number, leaseMs: number) {
-  const args = [worker, wanted, inFlight, concurrency, leaseMs, 0, 0, 0, 0, '{}', '0 0'];
+async function lease(
+  worker: string,
+  wanted: number,
+  inFlight: number,
+  concurrency: number,
+  leaseMs: number,
+  leftToListing = 0,
+) {
+  const args = [worker, wanted, inFlight, concurrency, leaseMs, 0, 0, 0, 0, '{}', '0 0', 0, leftToListing];
   const answer = await script.run(
     redis,
     [keys.job, keys.inFlight, keys.live, keys.leases, keys.rate, keys.origins],
@@ -178,6 +186,7 @@ test('whatever workers come, go and die, no more requests than the limit are in 
           told,
           concurrency,
           dies ? 1 : MINUTE_MS,
+          rnd(2),
         );
         if (dies) workers = workers.filter((one) => one !== worker);
         else worker.underway = { granted, told };
@@ -194,7 +203,7 @@ test('whatever workers come, go and die, no more requests than the limit are in 
 });
 
 /** A job on a worker whose requests are written down instead of made. */
-function jobOn(redis: Redis, spec: JobSpec) {
+function jobOn(redis: Redis, spec: JobSpec, worker = 'me') {
   const { fetcher, started } = recordedFetcher();
   const writer = { find: () => null, put: () => {}, open: () => assert.fail() };
   const job = new JobInWork({
@@ -205,10 +214,11 @@ function jobOn(redis: Redis, spec: JobSpec) {
     openSink: () => assert.fail(),
     redis,
     fetcher,
-    worker: 'me',
+    worker,
     lockMs: 10_000,
     pause: () => assert.fail(),
     readOrder: () => assert.fail(),
+    workers: () => 2,
     highestPriority: () => 0,
     onProgress: () => {},
     onPulseError: (error) => assert.fail(String(error)),
@@ -335,6 +345,49 @@ test('a worker that lacks its share calls for it, and who holds it starts nothin
     calls.close();
     job.end(attempt);
     await job.close();
+  }
+});
+
+test('while a job is being listed, workers with files leave the last place to whoever lists the next page', async () => {
+  const files = { wanted: 99, inFlight: 16, concurrency: 16, leftToListing: 1 };
+  assert.equal((await ask({ ...files, inFlight: 0 })).granted, 15);
+  const lister = { worker: 'b', wanted: 1, concurrency: 16 };
+  assert.deepEqual((({ granted, share }) => [granted, share])(await ask(lister)), [1, 1]);
+  assert.equal((await ask({ ...files, inFlight: 15 })).granted, 15, 'nobody took it away');
+  assert.equal((await ask({ ...lister, worker: 'c' })).granted, 0, 'it is one place');
+  await ask({ ...lister, wanted: 0 });
+  await ask({ ...lister, worker: 'c', wanted: 0 });
+  await redis.hset(keys.job, 'listingDone', '1');
+  assert.equal((await ask({ ...files, inFlight: 15 })).granted, 16);
+});
+
+test('who lists the next page makes its request at once, while another worker has files for all there is', async () => {
+  const limits = { concurrency: 16 };
+  const spec = jobSpec({ limits });
+  const [one, other] = [jobOn(redis, spec, 'one'), jobOn(redis, spec, 'other')];
+  const calls = redis.duplicate();
+  const called: string[] = [];
+  calls.on('message', (_channel, share: string) => called.push(share));
+  await calls.subscribe(keys.leases);
+  const attempt = await hundredFiles(one, 0);
+  try {
+    while (one.started.length < 15) await setImmediate();
+    await store.advance('j', 0, '0', { cap: 4, listed: 100, tokens: ['a'], next: 'b' });
+    await store.begin('j', 1, 0, '1');
+    const listing = newAttempt({ seq: 1, epoch: 0, nonce: '1', open: true });
+    other.job.begin(listing);
+    const page = other.job.list(listing, 'http://127.0.0.1:9/list');
+    while (other.started.length === 0) await setImmediate();
+    other.started[0]?.onBody(whole);
+    await page;
+    assert.equal(one.started.length, 15);
+    await calls.ping();
+    assert.deepEqual(called, [], 'nobody had to be asked for a place');
+    other.job.end(listing);
+  } finally {
+    calls.disconnect();
+    one.job.end(attempt);
+    await Promise.all([one.job.close(), other.job.close()]);
   }
 });
 

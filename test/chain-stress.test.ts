@@ -445,6 +445,7 @@ class Walk {
       epoch: 0,
       looks: 1,
       idle: 0,
+      leftToListing: 0,
     };
     const pages = [{ seq, nonce, counts: { filesDownloaded: 1 } }];
     const told = pulse(redis, { worker: nonce, job: this.#id, ...budget, pages });

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { packFailure, unpackFailure } from '../jobs/failures.ts';
 import { ListingTransfer, newAttempt } from '../jobs/attempt.ts';
 import { Company } from '../jobs/company.ts';
-import { answerTo, isActive, pagesInFlightMax, type Verb } from '../jobs/model.ts';
+import { answerTo, isActive, pagesInFlightMax, placesOfListing, type Verb } from '../jobs/model.ts';
 import { FileTransfer, PageFiles } from '../jobs/page-files.ts';
 import { Requests } from '../jobs/requests.ts';
 import type { Transfer, TransferOwner } from '../jobs/transfer.ts';
@@ -57,6 +57,17 @@ test('the pages in flight follow workers, concurrency and the size of pages, bet
   assert.equal(pagesInFlightMax(2, 64, 10), 26);
   assert.equal(pagesInFlightMax(2, 64, 0), 256, 'an empty page');
   assert.equal(pagesInFlightMax(2, 65_536, 1), 1024);
+});
+
+test('a place is left to the listing where it takes requests, and other workers and places are left', () => {
+  const places = (concurrency: number, workers: number, source: JobSpec['source'] = jobSpec().source) =>
+    placesOfListing({ source, limits: jobSpec({ limits: { concurrency } }).limits }, workers);
+  assert.equal(places(64, 2), 1);
+  assert.equal(places(16, 2), 1);
+  assert.equal(places(15, 2), 0);
+  assert.equal(places(64, 1), 0);
+  const range = { type: 'range', url: 'http://127.0.0.1:9/{1..9}', pageSize: 1, name: '{1}' } as const;
+  assert.equal(places(64, 2, range), 0, 'it makes up its pages itself');
 });
 
 // Retries.

@@ -66,6 +66,8 @@ export interface Source<Request extends { type: string }, Spec extends { type: s
    * stored after all is removed. Throws Problem.
    */
   prepare?(request: Request, jobId: string, files: UrlFiles): Promise<Spec>;
+  /** Whether each page is a request to a server. */
+  readonly asksForPages: boolean;
   /** The one origin that the job's headers may be sent to, null where there is none. */
   headersOrigin(spec: Spec): string | null;
   /** How many files there are, null where only the pages tell. */

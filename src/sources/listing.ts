@@ -30,6 +30,7 @@ export const listing: Source<ListingRequest, ListingSourceSpec> = {
   schema: ListingSourceSchema,
   check: checkListing,
   withDefaults: fillListing,
+  asksForPages: true,
   headersOrigin: ({ url }) => new URL(url).origin,
   filesTotal: () => null,
 

@@ -57,6 +57,7 @@ export const range: Source<RangeRequest, RangeSpec> = {
     return { ...filled(RangeSchema, { ...request }), name: request.name ?? defaultName(request.url) };
   },
 
+  asksForPages: false,
   headersOrigin: ({ url }) => numbered(url).origin,
   filesTotal: ({ url }) => Number(numbered(url).count),
   first: () => '0',

@@ -29,6 +29,7 @@ export const urls: Source<UrlsRequest, UrlsSpec> = {
   check: checkUrls,
   withDefaults: fillUrls,
   prepare: prepareUrls,
+  asksForPages: false,
   headersOrigin: headersOriginOf,
   filesTotal: ({ urls }) => urls ?? null,
   first: () => firstToken,
