@@ -7,6 +7,8 @@ import { jobKeys, sharedKeys, type ListingError } from './store.ts';
 import { waitingReason } from './waiting.ts';
 
 type Hash = Record<string, string>;
+/** In the last SPEED_SECONDS whole seconds. */
+type Latest = [files: number, bytes: number, looks: number, idle: number];
 
 const SPEED_SECONDS = 5;
 /** In place of a transaction, which ioredis makes an object with all commands there are for. */
@@ -21,13 +23,13 @@ export async function readJobs(redis: Redis, ids: readonly string[]): Promise<(J
 /** Reads one job; null where there is none. `atMs`: when it was so, by the clock of Redis, in ms since 1970. */
 export async function readJob(redis: Redis, id: string): Promise<{ job: Job; atMs: number } | null> {
   const { job, inFlight, live, rate } = jobKeys(id);
-  const reply = await script.run(redis, [job, inFlight, live, rate, sharedKeys.folders], []);
-  const [time, folders, ...hashes] = reply as [time: [string, string], folders: string[], ...hashes: string[][]];
-  const [record = {}, entries = {}, counts = {}, finished = {}] = hashes.map(hashOf);
+  const reply = await script.run(redis, [job, inFlight, live, rate, sharedKeys.folders], [SPEED_SECONDS]);
+  const [time, folders, latest, ...hashes] = reply as [[string, string], string[], Latest, ...string[][]];
+  const [record = {}, entries = {}, counts = {}] = hashes.map(hashOf);
   if (record.spec === undefined) return null;
   const [second, microsecond] = time.map(Number) as [number, number];
   const atMs = second * 1000 + Math.floor(microsecond / 1000);
-  const shown = jobView(id, record, entries, counts, finished, second);
+  const shown = jobView(id, record, entries, counts, latest, second);
   return { job: { ...shown, waitingReason: waitingReason(record, folders, atMs) }, atMs };
 }
 
@@ -44,7 +46,7 @@ function jobView(
   record: Hash,
   inFlight: Hash,
   live: Hash,
-  rate: Hash,
+  latest: Latest,
   second: number,
 ): Omit<Job, 'waitingReason'> {
   const spec = JSON.parse(record.spec ?? '') as Omit<JobSpec, 'headers'>;
@@ -56,7 +58,7 @@ function jobView(
   const listingDone = record.listingDone === '1';
   const filesTotal = listingDone ? filesListed : record.total === undefined ? null : Number(record.total);
   const speed = isActive(state)
-    ? speedNow(record, rate, second)
+    ? speedNow(record, latest, second)
     : speedOverall(record, settled, count('bytesDownloaded'));
   const filesPending = filesListed - settled;
   const progress: Progress = {
@@ -82,7 +84,7 @@ function jobView(
     name: spec.name,
     state,
     pausedReason: (record.pausedReason ?? null) as Job['pausedReason'],
-    limitedBy: state === 'running' && !listingDone && isIdle(rate, second) ? 'listing' : null,
+    limitedBy: state === 'running' && !listingDone && isIdle(latest) ? 'listing' : null,
     dataId: record.dataId ?? null,
     source: spec.source,
     sink: spec.sink,
@@ -136,25 +138,14 @@ function failuresByReason(counts: ReadonlyMap<string, number>): Record<string, n
 type Speed = Pick<Progress, 'filesPerSecond' | 'bytesPerSecond'>;
 
 /** The mean of the last whole seconds, of those since the start where there were fewer. */
-function speedNow(record: Hash, rate: Hash, second: number): Speed {
+function speedNow(record: Hash, [files, bytes]: Latest, second: number): Speed {
   const started = record.startedAt === undefined ? second : Math.floor(Number(record.startedAt) / 1000);
   const seconds = Math.max(1, Math.min(SPEED_SECONDS, second - started));
-  let files = 0;
-  let bytes = 0;
-  for (let at = second - seconds; at < second; at += 1) {
-    files += Number(rate[at] ?? 0);
-    bytes += Number(rate[`b${at}`] ?? 0);
-  }
   return { filesPerSecond: round(files / seconds), bytesPerSecond: round(bytes / seconds) };
 }
 
 /** Whether workers mostly had fewer files to fetch than they could have fetched. */
-function isIdle(rate: Hash, second: number): boolean {
-  let [looks, idle] = [0, 0];
-  for (let at = second - SPEED_SECONDS; at < second; at += 1) {
-    looks += Number(rate[`l${at}`] ?? 0);
-    idle += Number(rate[`i${at}`] ?? 0);
-  }
+function isIdle([, , looks, idle]: Latest): boolean {
   return looks >= SPEED_SECONDS && idle > looks / 2;
 }
 

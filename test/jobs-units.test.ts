@@ -59,9 +59,11 @@ test('the pages in flight follow workers, concurrency and the size of pages, bet
   assert.equal(pagesInFlightMax(2, 65_536, 1), 1024);
 });
 
+function places(concurrency: number, workers: number, source = jobSpec().source): number {
+  return placesOfListing({ ...jobSpec({ limits: { concurrency } }), source }, workers);
+}
+
 test('a place is left to the listing where it takes requests, and other workers and places are left', () => {
-  const places = (concurrency: number, workers: number, source: JobSpec['source'] = jobSpec().source) =>
-    placesOfListing({ source, limits: jobSpec({ limits: { concurrency } }).limits }, workers);
   assert.equal(places(64, 2), 1);
   assert.equal(places(16, 2), 1);
   assert.equal(places(15, 2), 0);
