@@ -35,7 +35,7 @@ export async function watchRun(server: FileServer, roots: readonly number[], wra
 }
 
 /** No role is what is still the bench itself, just forked, or only waits for others. */
-function roleOf(commandLine: string, wrapper: string): Role | '' {
+export function roleOf(commandLine: string, wrapper = ''): Role | '' {
   if (commandLine === '' || commandLine.includes('test/bench/bench.ts')) return '';
   if (wrapper !== '' && commandLine.includes(wrapper)) return '';
   if (/nginx: |nginx -p |test\/bench\/node-server\.ts|\/delayed \d/.test(commandLine)) return 'server';
