@@ -249,21 +249,25 @@ function loop(
   way: string,
   store: Store,
   title: string,
-  rest: Partial<Pick<CommandRow, 'id' | 'group' | 'share'>> = {},
+  { two = false, ...rest }: Partial<Pick<CommandRow, 'id' | 'group' | 'share'>> & { two?: boolean } = {},
 ): CommandRow {
+  const processes = two ? 'two processes at once on halves' : 'one process';
   return {
-    id: store === 'fetch' ? way : `${way}-${store}`,
-    title: `${title}: ${stored[store]}`,
+    id: `${way}${store === 'fetch' ? '' : `-${store}`}${two ? '-2' : ''}`,
+    title: `${title}${two ? ', two processes' : ''}: ${stored[store]}`,
     group: 'loop',
-    settings:
-      'one process, a Client (or a place in the Pool) for each connection, names made up by number, writeSync; warm',
+    settings: `${processes}, a Client (or a place in the Pool) for each connection, names made up by number, writeSync; warm`,
     needs: [],
     share: 1,
     stores: store !== 'fetch',
     commands: ({ url, files, connections, folder, warmFiles: warmFilesMax }) => {
-      const warmFiles = Math.min(warmFilesMax, files);
-      const numbers = [url, files, connections, folder, warmFiles].map(String);
-      return [[process.execPath, peer('loop.ts'), way, store, ...numbers]];
+      const command = (from: number, to: number, connections: number): string[] => {
+        const warmFiles = Math.min(warmFilesMax, to - from);
+        const args = [way, store, url, from, to, connections, folder, warmFiles].map(String);
+        return [process.execPath, peer('loop.ts'), ...args];
+      };
+      const [half, each] = [files >> 1, connections >> 1];
+      return two ? [command(0, half, each), command(half, files, each)] : [command(0, files, connections)];
     },
     ...rest,
   };
@@ -289,6 +293,8 @@ const loopRows: readonly CommandRow[] = [
   loop('dispatch', 'fetch', 'undici dispatch'),
   loop('dispatch', 'write', 'undici dispatch'),
   loop('dispatch', 'rename', 'undici dispatch'),
+  loop('dispatch', 'fetch', 'undici dispatch', { two: true }),
+  loop('dispatch', 'rename', 'undici dispatch', { two: true }),
   loop('request', 'write', 'undici request, a Pool', { id: 'request', share: 1 / 2 }),
   loop('fetch', 'write', 'global fetch', { id: 'fetch', share: 1 / 4 }),
   loop('raw', 'fetch', 'Node, raw sockets', { group: 'limit' }),

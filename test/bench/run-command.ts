@@ -59,7 +59,7 @@ export async function runCommand(
       cpuMs,
       kills: 0,
       loopP99Ms: null,
-      ...ownFigures(ended[0]?.stdout ?? '', watched, cpuMs),
+      ...ownFigures(ended, watched, cpuMs),
     };
   } finally {
     watch.processes.stop();
@@ -110,21 +110,22 @@ function childrenMs(times: string): number {
   return parts.reduce((sum, [, minutes, seconds]) => sum + Number(minutes) * 60_000 + Number(seconds) * 1000, 0);
 }
 
-/** What a loop that was warmed up tells of itself takes the place of what was measured from outside. */
+/** What loops that were warmed up, each by itself, tell of themselves takes the place of what was measured from outside. */
 function ownFigures(
-  stdout: string,
+  ended: readonly Ended[],
   { requests, connections }: Watched,
   cpuMs: Run['cpuMs'],
 ): Pick<Run, 'seconds' | 'cpuMs' | 'requests' | 'connections'> | Record<string, never> {
-  if (!stdout.startsWith('{')) return {};
-  const own = JSON.parse(stdout) as { seconds: number; cpuMs: number; warmFiles: number };
-  const warmed = requests / (requests - own.warmFiles);
+  if (!ended.every(({ stdout }) => stdout.startsWith('{'))) return {};
+  const own = ended.map(({ stdout }) => JSON.parse(stdout) as { seconds: number; cpuMs: number; warmFiles: number });
+  const warmFiles = own.reduce((sum, one) => sum + one.warmFiles, 0);
+  const warmed = requests / (requests - warmFiles);
   // The file server's time is known for both together.
   const server = (cpuMs.server ?? 0) / warmed;
   return {
-    seconds: own.seconds,
-    cpuMs: { client: own.cpuMs, server },
-    requests: requests - own.warmFiles,
+    seconds: Math.max(...own.map(({ seconds }) => seconds)),
+    cpuMs: { client: own.reduce((sum, { cpuMs }) => sum + cpuMs, 0), server },
+    requests: requests - warmFiles,
     // Warming up opened as many.
     connections: connections / 2,
   };

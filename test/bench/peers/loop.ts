@@ -1,6 +1,6 @@
 /**
- * Runs one way of getting files in a process of its own: `loop.ts WAY STORE ORIGIN FILES CONNECTIONS FOLDER WARM_FILES`.
- * WARM_FILES are got first, for the compiler; what the rest takes is told as a line of JSON.
+ * Runs one way of getting files in a process of its own: `loop.ts WAY STORE ORIGIN FROM TO CONNECTIONS FOLDER WARM_FILES`. Of
+ * those from FROM to TO - 1 WARM_FILES are got first, for the compiler; what it takes to get all is told as a line of JSON.
  */
 import { closeSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
@@ -34,17 +34,19 @@ function write(path: string, body: Uint8Array): void {
   closeSync(file);
 }
 
-const [wayName = '', how = '', origin = '', files, connections, folder = '', warmFiles] = process.argv.slice(2);
+const [wayName = '', how = '', origin = '', ...rest] = process.argv.slice(2);
+const [first, end, connections, folder = '', warmFiles] = rest;
 const way = ways[wayName];
 if (!way) throw new Error(`no way is called "${wayName}"`);
-const task = { origin, from: 0, connections: Number(connections) };
-const warm = join(folder, '../warm');
-await way({ ...task, to: Number(warmFiles), store: storeIn(warm, how) });
+const from = Number(first);
+const task = { origin, from, connections: Number(connections) };
+const warm = join(folder, `../warm-${from}`);
+await way({ ...task, to: from + Number(warmFiles), store: storeIn(warm, how) });
 rmSync(warm, { recursive: true, force: true });
 const store = storeIn(folder, how);
 const cpu = process.cpuUsage();
 const began = performance.now();
-await way({ ...task, to: Number(files), store });
+await way({ ...task, to: Number(end), store });
 const seconds = (performance.now() - began) / 1000;
 const { user, system } = process.cpuUsage(cpu);
 console.log(JSON.stringify({ seconds, cpuMs: (user + system) / 1000, warmFiles: Number(warmFiles) }));
