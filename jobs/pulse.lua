@@ -10,7 +10,7 @@
 --       goodFile: the path of a file that was fetched }
 --       11 how often was looked whether it could make more requests than its pages have, and how often it could: "looks idle"
 --       12 the epoch that what it knows of origins is of   13 places of the concurrency that it leaves to the request for the
---       next page while the job is being listed   14… triples: seq, nonce, live counts ('' where they did not change)
+--       next page, as long as there is one to be listed   14… triples: seq, nonce, live counts ('' where they did not change)
 -- Returns  state, epoch, requests granted in flight, ms until the first granted start, granted starts,
 --          what workers told of origins, as in 10, without files, version of the record,
 --          requests in flight that it is entitled to as soon as others give them back, lost seqs…
@@ -19,7 +19,7 @@ local call = redis.call
 local clock = call('TIME')
 local second = tonumber(clock[1])
 local now = second * 1000 + tonumber(clock[2]) / 1000
-local state, epoch, version, listingDone = unpack(call('HMGET', J, 'state', 'epoch', 'version', 'listingDone'))
+local state, epoch, version, listingDone, cap = unpack(call('HMGET', J, 'state', 'epoch', 'version', 'listingDone', 'cap'))
 if not state then
   if ARGV[2] == '0' and ARGV[3] == '0' then call('HDEL', L, ARGV[1]) end
   return { 'gone', '0', 0, '0', 0, '{}', '0', 0 }
@@ -34,7 +34,8 @@ end
 local FEW, KEPT_MS = 32, 250
 local function lease()
   local me, want, inFlight, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-  if listingDone ~= '1' then limit = limit - tonumber(ARGV[13]) end
+  -- Where pages enough are in flight, the next is not listed.
+  if listingDone ~= '1' and call('HLEN', I) <= tonumber(cap) then limit = limit - tonumber(ARGV[13]) end
   local mine = tonumber((call('HGET', L, me) or '0'):match('^%d+'))
   local kept, largest, ends = (call('HGET', L, 'all') or ''):match('^(%d+) (%d+) (%d+) %d+$')
   local others, share

@@ -22,7 +22,7 @@ export interface PulseRequest {
   readonly wanted: number;
   readonly inFlight: number;
   readonly concurrency: number;
-  /** Places of it that are left to the request for the next page while the job is being listed. */
+  /** Places of it that are left to the request for the next page, as long as there is one to be listed. */
   readonly leftToListing: number;
   readonly startsWanted: number;
   /** 0: no limit. */

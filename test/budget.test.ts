@@ -357,7 +357,9 @@ test('while a job is being listed, workers with files leave the last place to wh
   assert.equal((await ask({ ...lister, worker: 'c' })).granted, 0, 'it is one place');
   await ask({ ...lister, wanted: 0 });
   await ask({ ...lister, worker: 'c', wanted: 0 });
-  await redis.hset(keys.job, 'listingDone', '1');
+  await redis.hset(keys.job, 'cap', 0);
+  assert.equal((await ask({ ...files, inFlight: 15 })).granted, 16, 'pages enough are in flight');
+  await redis.hset(keys.job, { cap: 4, listingDone: '1' });
   assert.equal((await ask({ ...files, inFlight: 15 })).granted, 16);
 });
 
