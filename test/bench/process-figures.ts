@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { readdirSync, readFileSync } from 'node:fs';
+import { processIds, readMemory, readProc, readStat } from './proc.ts';
 
 /** What all processes of one role used while they were watched. */
 export interface RoleFigures {
@@ -64,7 +64,7 @@ export class ProcessWatch {
     for (const stat of this.#family()) {
       const key = `${stat.pid} ${stat.startedAt}`;
       const { peakBytes, residentBytes } = readMemory(stat.pid);
-      const role = this.#roleOf(readCommandLine(stat.pid));
+      const role = this.#roleOf(readProc(stat.pid, 'cmdline').replaceAll('\0', ' '));
       const before = this.#seen.get(key);
       // A process that just began still shows its parent's command line, one that just ended shows none.
       if (before && role !== '') before.role = role;
@@ -106,9 +106,10 @@ export class ProcessWatch {
   #family(): Stat[] {
     const children = new Map<number, Stat[]>();
     const family: Stat[] = [];
-    for (const entry of readdirSync('/proc')) {
-      const stat = /^\d+$/.test(entry) ? this.#readStat(Number(entry)) : null;
-      if (!stat) continue;
+    for (const pid of processIds()) {
+      const read = readStat(pid);
+      if (read === null) continue;
+      const stat = { ...read, pid, cpuMs: read.cpuTicks * this.#tickMs };
       if (this.#roots.has(stat.pid)) family.push(stat);
       else children.set(stat.parent, [...(children.get(stat.parent) ?? []), stat]);
     }
@@ -116,38 +117,8 @@ export class ProcessWatch {
     for (const { pid } of family) family.push(...(children.get(pid) ?? []));
     return family;
   }
-
-  #readStat(pid: number): Stat | null {
-    const text = read(`/proc/${pid}/stat`);
-    // The second field is the program's name in parentheses, which may hold anything.
-    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    if (text === '') return null;
-    const cpuMs = (Number(fields[11]) + Number(fields[12])) * this.#tickMs;
-    return { pid, parent: Number(fields[1]), startedAt: fields[19] ?? '', cpuMs };
-  }
-}
-
-/** The largest that its resident memory ever was, and what it is now, in bytes. */
-function readMemory(pid: number): Pick<Seen, 'peakBytes' | 'residentBytes'> {
-  const status = read(`/proc/${pid}/status`);
-  const bytes = (name: string): number =>
-    Number(new RegExp(`^${name}:\\s*(\\d+) kB$`, 'm').exec(status)?.[1] ?? 0) * 1024;
-  return { peakBytes: bytes('VmHWM'), residentBytes: bytes('VmRSS') };
 }
 
 function sum(values: readonly number[]): number {
   return values.reduce((total, value) => total + value, 0);
-}
-
-function readCommandLine(pid: number): string {
-  return read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ');
-}
-
-/** A file of /proc, or nothing where the process has just ended. */
-function read(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return '';
-  }
 }

@@ -42,8 +42,6 @@ What to keep in mind:
 - All share the same cores: the file server, with one worker process that is bound to one of them, and the clients, which are
   not. Whoever uses less processor time leaves more to the server. Everything goes over loopback, so no network's latency
   counts: that flatters those with few connections.
-- Two processes beside the file server want more than two cores: where there are no more, each file costs either of them more
-  than one alone. So all workers compare with the loops in two processes, and one worker with those in one.
 - This service lists the pages, retries, counts, survives kills and stores each file whole or not at all. The tools that are
   handed a list and the bare loops do none of that, unless their row says so.
 - This service runs already and its workers are warm when the job is posted; the bare loops in Node are warm too. The other

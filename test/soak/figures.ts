@@ -1,5 +1,6 @@
 /** What the processes of the service take, as Linux and they themselves tell. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
+import { processIds, readProc, readStat } from '../bench/proc.ts';
 
 export interface Sample {
   /** Since the start. */
@@ -21,17 +22,13 @@ const roles = { worker: 'src/worker.ts', api: 'src/api.ts', redis: 'redis-server
 
 /** The service's own processes: the children of its supervisor. */
 export function childrenOf(supervisor: number): { role: string; pid: number }[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name) && parentOf(name) === supervisor)
-    .flatMap((name) => {
-      const command = read(`/proc/${name}/cmdline`);
+  return processIds()
+    .filter((pid) => readStat(pid)?.parent === supervisor)
+    .flatMap((pid) => {
+      const command = readProc(pid, 'cmdline');
       const role = Object.entries(roles).find(([, mark]) => command.includes(mark))?.[0];
-      return role === undefined ? [] : [{ role: role.replace('valkey', 'redis'), pid: Number(name) }];
+      return role === undefined ? [] : [{ role: role.replace('valkey', 'redis'), pid }];
     });
-}
-
-export function residentMb(pid: number): number {
-  return (Number(/^VmRSS:\s*(\d+) kB$/m.exec(read(`/proc/${pid}/status`))?.[1] ?? 0) * 1024) / 1e6;
 }
 
 export function descriptors(pid: number): number {
@@ -53,19 +50,6 @@ export async function metrics(url: string): Promise<{ lagMs: number; files: numb
 
 /** A variable of the environment that a process was started with. */
 export function variable(pid: number, name: string): string | undefined {
-  const lines = read(`/proc/${pid}/environ`).split('\0');
+  const lines = readProc(pid, 'environ').split('\0');
   return lines.find((line) => line.startsWith(`${name}=`))?.slice(name.length + 1);
-}
-
-function parentOf(pid: string): number {
-  const stat = read(`/proc/${pid}/stat`);
-  return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return '';
-  }
 }

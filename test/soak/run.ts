@@ -9,8 +9,9 @@ import { Redis } from 'ioredis';
 import { followJob, postJob } from '../../src/demo/job.ts';
 import { freePort, pause, serviceReady, startService } from '../../src/demo/service.ts';
 import type { Job, JobRequest } from '../../src/schemas.ts';
+import { readMemory } from '../bench/proc.ts';
 import { memoryDir } from '../helpers/folders.ts';
-import { childrenOf, descriptors, metrics, residentMb, variable, type Sample } from './figures.ts';
+import { childrenOf, descriptors, metrics, variable, type Sample } from './figures.ts';
 import { judge } from './judge.ts';
 import { plotSamples } from './plot.ts';
 import { startSoakServer } from './server.ts';
@@ -137,7 +138,13 @@ async function watch(
     await pause(Math.max(0, next - performance.now()), signal);
     const seconds = Math.round((performance.now() - begun) / 1000);
     for (const { role, pid } of childrenOf(service.pid)) {
-      const sample = { seconds, process: role, pid, residentMb: residentMb(pid), descriptors: descriptors(pid) };
+      const sample = {
+        seconds,
+        process: role,
+        pid,
+        residentMb: readMemory(pid).residentBytes / 1e6,
+        descriptors: descriptors(pid),
+      };
       if (role === 'redis') {
         const usedMb = Number(/^used_memory:(\d+)/m.exec(await redis.info('memory'))?.[1]) / 1e6;
         samples.push({ ...sample, usedMb, lagMs: null, filesPerSecond: null });
