@@ -1,26 +1,18 @@
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
-import type { Redis } from 'ioredis';
+import { test } from 'node:test';
 import { ChainStore, jobKeys } from '../jobs/store.ts';
 import { readJob } from '../jobs/view.ts';
 import { connectRedis } from '../src/redis.ts';
 import { jobSpec } from './helpers/job-spec.ts';
-import { startTestRedis, type TestRedis } from './helpers/redis.ts';
+import { startTestRedis } from './helpers/redis.ts';
 
-let server: TestRedis;
-let redis: Redis;
-
-before(async () => {
-  server = await startTestRedis();
-  redis = connectRedis(server.url, { patient: true });
-});
-
-after(async () => {
-  redis.disconnect();
-  await server.stop();
-});
-
-test("a job's speed is the mean of the last five whole seconds, of those since its start where there were fewer", async () => {
+test("a job's speed is the mean of the last five whole seconds, of those since its start where there were fewer", async (t) => {
+  const server = await startTestRedis();
+  const redis = connectRedis(server.url, { patient: true });
+  t.after(async () => {
+    redis.disconnect();
+    await server.stop();
+  });
   const store = new ChainStore(redis);
   await store.create({ id: 'j', spec: jobSpec(), firstToken: 'a', cap: 4, activeJobsMax: 10, idempotency: null });
   await store.begin('j', 0, 0, 'n');

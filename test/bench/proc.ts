@@ -17,6 +17,11 @@ export function readProc(pid: number, file: 'cmdline' | 'environ' | 'stat' | 'st
   }
 }
 
+/** With its arguments divided by spaces. */
+export function readCommandLine(pid: number): string {
+  return readProc(pid, 'cmdline').replaceAll('\0', ' ');
+}
+
 /** The fields of /proc/PID/stat from the third on, as the second may hold anything; null where the process has just ended. */
 export function readStat(pid: number): { parent: number; cpuTicks: number; startedAt: string } | null {
   const text = readProc(pid, 'stat');

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { processIds, readMemory, readProc, readStat } from './proc.ts';
+import { processIds, readCommandLine, readMemory, readStat } from './proc.ts';
 
 /** What all processes of one role used while they were watched. */
 export interface RoleFigures {
@@ -64,7 +64,7 @@ export class ProcessWatch {
     for (const stat of this.#family()) {
       const key = `${stat.pid} ${stat.startedAt}`;
       const { peakBytes, residentBytes } = readMemory(stat.pid);
-      const role = this.#roleOf(readProc(stat.pid, 'cmdline').replaceAll('\0', ' '));
+      const role = this.#roleOf(readCommandLine(stat.pid));
       const before = this.#seen.get(key);
       // A process that just began still shows its parent's command line, one that just ended shows none.
       if (before && role !== '') before.role = role;

@@ -114,6 +114,15 @@ function curl(place: Place, from: number, to: number, at: number): string[] {
   return ['curl', '--disable', ...options, '--config', config];
 }
 
+/** Two commands, each for half of the files over half of the connections. */
+function onHalves(
+  { files, connections }: Pick<Place, 'files' | 'connections'>,
+  command: (from: number, to: number, connections: number) => string[],
+): string[][] {
+  const [half, each] = [files >> 1, connections >> 1];
+  return [command(0, half, each), command(half, files, each)];
+}
+
 const toolRows: readonly CommandRow[] = [
   {
     id: 'asyncio',
@@ -233,11 +242,7 @@ const toolRows: readonly CommandRow[] = [
     needs: ['curl'],
     share: 1,
     stores: true,
-    commands: (place) => {
-      const half = place.files >> 1;
-      const each = place.connections >> 1;
-      return [curl(place, 0, half, each), curl(place, half, place.files, each)];
-    },
+    commands: (place) => onHalves(place, (from, to, at) => curl(place, from, to, at)),
   },
 ];
 
@@ -266,8 +271,7 @@ function loop(
         const args = [way, store, url, from, to, connections, folder, warmFiles].map(String);
         return [process.execPath, peer('loop.ts'), ...args];
       };
-      const [half, each] = [files >> 1, connections >> 1];
-      return two ? [command(0, half, each), command(half, files, each)] : [command(0, files, connections)];
+      return two ? onHalves({ files, connections }, command) : [command(0, files, connections)];
     },
     ...rest,
   };

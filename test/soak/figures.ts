@@ -1,6 +1,7 @@
 /** What the processes of the service take, as Linux and they themselves tell. */
 import { readdirSync } from 'node:fs';
-import { processIds, readProc, readStat } from '../bench/proc.ts';
+import { processIds, readCommandLine, readProc, readStat } from '../bench/proc.ts';
+import { roleOf } from '../bench/watch.ts';
 
 export interface Sample {
   /** Since the start. */
@@ -18,17 +19,12 @@ export interface Sample {
   readonly filesPerSecond: number | null;
 }
 
-const roles = { worker: 'src/worker.ts', api: 'src/api.ts', redis: 'redis-server', valkey: 'valkey-server' };
-
 /** The service's own processes: the children of its supervisor. */
 export function childrenOf(supervisor: number): { role: string; pid: number }[] {
   return processIds()
     .filter((pid) => readStat(pid)?.parent === supervisor)
-    .flatMap((pid) => {
-      const command = readProc(pid, 'cmdline');
-      const role = Object.entries(roles).find(([, mark]) => command.includes(mark))?.[0];
-      return role === undefined ? [] : [{ role: role.replace('valkey', 'redis'), pid }];
-    });
+    .map((pid) => ({ role: roleOf(readCommandLine(pid)), pid }))
+    .filter(({ role }) => role !== '');
 }
 
 export function descriptors(pid: number): number {
