@@ -79,11 +79,15 @@ async function main(): Promise<void> {
     const sink = { type: values.sink === 'tar' ? 'tar' : 'directory' } as const;
     const { id } = await postJob(service.url, { source: site.source(files), sink }, service.signal);
     const over = new AbortController();
-    const processes = new ProcessWatch([service.pid], roleOf, everyMs);
-    const following = followJob(service.url, id, { signal: service.signal, stallMs: idleMs, seen: () => {} });
+    using processes = new ProcessWatch([service.pid], roleOf, everyMs);
+    const signal = AbortSignal.any([service.signal, over.signal]);
+    const following = followJob(service.url, id, { signal, stallMs: idleMs, seen: () => {} });
+    const watching = { clients: watchers, streams: watchers > 0 ? streams : 0, over: over.signal };
+    const end = (): void => over.abort();
     const [job, watched] = await Promise.all([
-      following.finally(() => over.abort()),
-      watch(program, service, id, { clients: watchers, streams: watchers > 0 ? streams : 0, over: over.signal }),
+      following.finally(end),
+      // Its failure is the end of both.
+      watch(program, service, id, watching).finally(end),
     ]);
     const { api, worker } = processes.stop();
     const faults = jobFaults(job, files);
@@ -160,8 +164,8 @@ async function watch(
   const child = spawn(program, [new URL(url).port, `/jobs/${id}`, clients, everyMs, streams].map(String));
   const ended = once(child, 'close');
   over.addEventListener('abort', () => child.stdin.end());
-  const [printed, complaint, [exitCode]] = await Promise.all([text(child.stdout), text(child.stderr), ended]);
-  if (exitCode !== 0) throw new DemoError(complaint);
+  const [printed, complaint, [exitCode, killed]] = await Promise.all([text(child.stdout), text(child.stderr), ended]);
+  if (exitCode !== 0) throw new DemoError(complaint || `the clients ended with ${killed ?? `exit code ${exitCode}`}`);
   const [events = 0, ...tookMs] = printed.trim().split('\n').map(Number);
   return { events, tookMs };
 }

@@ -137,7 +137,7 @@ async function runOnce(site: FixedSite, files: number, workers: number, interrup
   );
   cleanUp.defer(() => clearInterval(sampler));
   const watch = await watchRun(site.server, [service.pid]);
-  cleanUp.defer(() => void watch.processes.stop());
+  cleanUp.use(watch.processes);
   const jobs = Math.ceil(filesLeast / files);
   for (let count = 0; count < jobs; count += 1) {
     before = await usedBytes();

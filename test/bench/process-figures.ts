@@ -35,7 +35,7 @@ interface Stat {
  * Watches processes and all their descendants through /proc (proc(5)), so on Linux only. Figures of a process that ends
  * are those of the last sample before: take one before killing anything.
  */
-export class ProcessWatch {
+export class ProcessWatch implements Disposable {
   readonly #roots: Set<number>;
   readonly #roleOf: (commandLine: string) => string;
   readonly #seen = new Map<string, Seen>();
@@ -89,7 +89,7 @@ export class ProcessWatch {
 
   /** Ends the watch; the figures by role. */
   stop(): Record<string, RoleFigures> {
-    clearInterval(this.#timer);
+    this[Symbol.dispose]();
     this.sample();
     const roles: Record<string, RoleFigures> = {};
     for (const seen of this.#seen.values()) {
@@ -101,6 +101,10 @@ export class ProcessWatch {
       figures.cpuMs += seen.lastMs - seen.firstMs;
     }
     return roles;
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
   }
 
   #family(): Stat[] {

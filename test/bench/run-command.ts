@@ -7,6 +7,7 @@ import { DemoError } from '../../src/demo/service.ts';
 import type { Run } from './results.ts';
 import type { CommandRow, CommonPlace } from './rows.ts';
 import type { FileServer } from './site.ts';
+import { touchMemory } from './target.ts';
 import { watchRun, type Watched } from './watch.ts';
 
 // `times` tells what the shell's children, and theirs, used (POSIX): exact, also for what ended between two samples.
@@ -39,12 +40,14 @@ export async function runCommand(
   const commands = row.commands({ ...place, folder: files, scratch });
   const limit = AbortSignal.timeout(startMsMax + place.files * fileMsMax);
   const children: ChildProcess[] = [];
+  touchMemory(folder, place);
   const watch = await watchRun(server, [], wrapper);
+  using processes = watch.processes;
   const began = performance.now();
   const runs = commands.map((command) => {
     const child = start(command, scratch, env);
     children.push(child);
-    watch.processes.add(child.pid ?? 0);
+    processes.add(child.pid ?? 0);
     return finished(child, command, AbortSignal.any([signal, limit]));
   });
   try {
@@ -62,7 +65,6 @@ export async function runCommand(
       ...ownFigures(ended, watched, cpuMs),
     };
   } finally {
-    watch.processes.stop();
     for (const child of children) kill(child);
     await Promise.allSettled(runs);
   }

@@ -12,6 +12,7 @@ import type { ProcessWatch } from './process-figures.ts';
 import type { Run } from './results.ts';
 import type { CommonPlace, ServiceRow } from './rows.ts';
 import { documentBytes, type FileServer } from './site.ts';
+import { touchMemory } from './target.ts';
 import { watchRun } from './watch.ts';
 
 /**
@@ -42,10 +43,11 @@ export async function runService(
     rmSync(join(service.dataDir, 'warm'), { recursive: true });
   }
 
+  touchMemory(folder, place);
   // What was asked before begins anew.
   if (watchesLoops) await loopP99Ms(logFile);
   const watch = await watchRun(server, [service.pid]);
-  cleanUp.defer(() => void watch.processes.stop());
+  cleanUp.use(watch.processes);
   const killer = row.killEveryMs > 0 ? killWorkers(service.url, watch.processes, row.killEveryMs) : null;
   cleanUp.defer(() => killer?.stop());
   const job = await download('files', place.files);

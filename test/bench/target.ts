@@ -1,10 +1,23 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, rmSync, statfsSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statfsSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join, resolve } from 'node:path';
 import { DemoError } from '../../src/demo/service.ts';
 import { memoryDir } from '../helpers/folders.ts';
 
 const spareBytes = 1_500_000_000;
+// The rest of its last block, its inode and its name.
+const fileOverheadBytes = 5000;
+const chunk = Buffer.alloc(1 << 20, 'x');
 
 /**
  * Makes the folder into which all rows download, `target` below `folder`; `wanted` is what --target says: `tmpfs`, or `ext4`
@@ -17,9 +30,24 @@ export function makeTarget(wanted: string, folder: string, files: number, fileBy
   if (kind === 'ext4') mountExt4(target, resolve(imageFolder), files, fileBytes);
   else if (wanted !== 'tmpfs') throw new DemoError(`--target is tmpfs, ext4 or ext4:FOLDER, not "${wanted}"`);
   const { bavail, bsize } = statfsSync(target);
-  if (bavail * bsize < files * (5000 + fileBytes))
+  if (bavail * bsize < files * (fileOverheadBytes + fileBytes))
     throw new DemoError(`there is no room for ${files} files in ${folder}`);
   return target;
+}
+
+/**
+ * Writes as many bytes below `folder` as such files take there, and removes them. A virtual machine takes long for memory that
+ * it has not used for a while, and which row comes upon that would depend on what ran before it.
+ */
+export function touchMemory(folder: string, { files, fileBytes }: { files: number; fileBytes: number }): void {
+  const path = join(folder, 'touched');
+  const file = openSync(path, 'wx');
+  try {
+    for (let left = files * (fileOverheadBytes + fileBytes); left > 0; left -= chunk.length) writeSync(file, chunk);
+  } finally {
+    closeSync(file);
+    rmSync(path);
+  }
 }
 
 /** Type and options of the file system that a folder is on, as the kernel tells them. */
