@@ -24,7 +24,6 @@ import { compile, findTools, installTools, remedy, toolEnvironment, type Need } 
 
 /** What a process gets first: the compiler is at work for the first hundred thousand. */
 const warmFilesMax = 100_000;
-const smallFileBytesMax = 65_536;
 const filesMin = 100;
 
 /** What all runs have in common. */
@@ -69,8 +68,7 @@ async function main(): Promise<number> {
   cleanUp.defer(() => process.chdir(home));
   const entries = chosen.map((row) => ({ row, result: emptyResult(row, options, tools) }));
   const present = entries.filter(({ result }) => result.missing === null);
-  const isSmall = options.fileBytes <= smallFileBytesMax && options.delayMs === 0;
-  const warmFiles = Math.min(warmFilesMax, isSmall ? options.files : Math.ceil(options.files / 10));
+  const warmFiles = Math.min(warmFilesMax, options.files);
   const target = makeTarget(options.target, folder, options.files, options.fileBytes);
   const server = await startServer(options, tools.get('nginx') ?? '', folder, present, warmFiles);
   cleanUp.defer(() => server.stop());

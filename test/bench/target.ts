@@ -36,14 +36,17 @@ export function makeTarget(wanted: string, folder: string, files: number, fileBy
 }
 
 /**
- * Writes as many bytes below `folder` as such files take there, and removes them. A virtual machine takes long for memory that
- * it has not used for a while, and which row comes upon that would depend on what ran before it.
+ * Writes as many bytes below `folder` as such files take there at most, and removes them. A virtual machine takes long for
+ * memory that it has not used for a while, and which row comes upon that would depend on what ran before it.
  */
 export function touchMemory(folder: string, { files, fileBytes }: { files: number; fileBytes: number }): void {
   const path = join(folder, 'touched');
+  const { bavail, bsize } = statfsSync(folder);
+  // A large member of an archive is there twice for a while.
+  let left = Math.min(2 * files * (fileOverheadBytes + fileBytes), (bavail * bsize) / 2);
   const file = openSync(path, 'wx');
   try {
-    for (let left = files * (fileOverheadBytes + fileBytes); left > 0; left -= chunk.length) writeSync(file, chunk);
+    for (; left > 0; left -= chunk.length) writeSync(file, chunk);
   } finally {
     closeSync(file);
     rmSync(path);
