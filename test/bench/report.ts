@@ -46,8 +46,8 @@ What to keep in mind:
   handed a list and the bare loops do none of that, unless their row says so.
 - This service runs already and its workers are warm when the job is posted; the bare loops in Node are warm too. The other
   rows begin with the start of their process, which takes a few hundredths of a second, up to some tenths for Python.
-- Twice as many bytes as a run stores are written to its folder and removed again just before it: a virtual machine takes long for
-  memory that it has not used for a while, and which row came upon that would depend on what ran before it.
+- Twice as many bytes as a run stores are written to its folder and removed again just before it: a virtual machine takes
+  long for memory that it has not used for a while, and which row came upon that would depend on what ran before it.
 - Each run stores into a new folder. Into one that has files, this service looks for each name first, which takes it 3 µs more.
 - _of the limit_, where the server takes its time: how near a row comes to the least time that so many requests can take with
   so many in flight, or that so many pages of the listing take, one after the other.
