@@ -1,5 +1,4 @@
 /** What the schema of a job cannot say: rules between fields, URLs, paths and header names; and its defaults. */
-import { Value } from 'typebox/value';
 import type { FieldError } from './errors.ts';
 import { checkName, privateFolder } from './names.ts';
 import { filled } from './schema-parts.ts';
@@ -83,7 +82,7 @@ export function patchJob(spec: JobSpec, patch: JobPatch): JobSpec {
 }
 
 function fillSink(sink: NonNullable<JobRequest['sink']>, jobId: string): SinkSpec {
-  return { path: jobId, ...(Value.Default(sinkKindOf(sink).schema, sink) as Omit<SinkSpec, 'path'>) } as SinkSpec;
+  return { path: jobId, ...filled(sinkKindOf(sink).schema, sink) } as SinkSpec;
 }
 
 function* checkExisting({ existing, sink }: JobSpec): Generator<FieldError> {

@@ -1,56 +1,70 @@
 /** All settings, from the environment, checked at start. */
 import { availableParallelism } from 'node:os';
 import { isAbsolute, relative, resolve, sep } from 'node:path';
-import { Type, type Static } from 'typebox';
-import { Value } from 'typebox/value';
+import { cleanEnv, EnvError, makeExactValidator, str, type RequiredValidatorSpec } from 'envalid';
 import { StartError } from './errors.ts';
 import { hostMatcher } from './hosts.ts';
 import { readNetworks, type Network } from './ssrf.ts';
 
-const levels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
-
 /** What the Host header may say by default. */
 export const loopbackHosts: readonly string[] = ['localhost', '*.localhost', '127.0.0.0/8', '::1'];
 
-const EnvironmentSchema = Type.Object({
-  HOST: Type.String({ default: '127.0.0.1' }),
-  PORT: Type.Integer({ default: 3000, minimum: 0, maximum: 65_535 }),
-  REDIS_URL: Type.Optional(Type.String({ pattern: '^(rediss?://|/)' })),
-  DATA_DIR: Type.String({ default: './data' }),
-  STATE_DIR: Type.String({ default: './state' }),
-  WORKERS: Type.Integer({ default: availableParallelism(), minimum: 0, maximum: 1024 }),
-  PAGE_LOCK_MS: Type.Integer({ default: 10_000, minimum: 500, maximum: 600_000 }),
-  // Tokens as in RFC 6750, section 2.1
-  API_TOKENS: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9._~+/-]+=*( *, *[A-Za-z0-9._~+/-]+=*)*$' })),
-  ALLOW_ANONYMOUS: Type.Unsafe<'true' | 'false'>(Type.String({ default: 'false', enum: ['true', 'false'] })),
-  ALLOWED_NETWORKS: Type.Optional(Type.String()),
-  ALLOWED_HOSTS: Type.Optional(Type.String()),
-  RATE_LIMIT: Type.Integer({ default: 6000, minimum: 1, maximum: 10_000_000 }),
-  MAX_ACTIVE_JOBS: Type.Integer({ default: 10_000, minimum: 1, maximum: 1_000_000 }),
-  WORKER_METRICS_PORT: Type.Optional(Type.Integer({ minimum: 0, maximum: 65_535 })),
-  QUEUES_UI: Type.Unsafe<'true' | 'false'>(Type.String({ default: 'false', enum: ['true', 'false'] })),
-  MAX_UPLOAD_BYTES: Type.Integer({ default: 8_589_934_592, minimum: 1024, maximum: 1_099_511_627_776 }),
-  LOG_LEVEL: Type.Unsafe<(typeof levels)[number]>(Type.String({ default: 'info', enum: [...levels] })),
-});
+/** Text that the pattern matches. */
+function matching(pattern: RegExp) {
+  return makeExactValidator<string>((text) => {
+    if (!pattern.test(text)) throw new EnvError();
+    return text;
+  });
+}
 
-const remedies: Record<keyof Static<typeof EnvironmentSchema>, string> = {
-  HOST: 'a host name or address to listen on',
-  PORT: 'a whole number from 0 to 65535',
-  REDIS_URL: 'redis://host:port, rediss://host:port or the absolute path of a Unix socket',
-  DATA_DIR: 'a folder',
-  STATE_DIR: 'a folder',
-  WORKERS: 'a whole number from 0 to 1024',
-  PAGE_LOCK_MS: 'a whole number of milliseconds from 500 to 600000',
-  API_TOKENS: 'bearer tokens of letters, digits and -._~+/, separated by commas',
-  ALLOW_ANONYMOUS: 'true or false',
-  ALLOWED_NETWORKS: 'networks, separated by commas',
-  ALLOWED_HOSTS: 'names, "*.name" for all names below one, addresses and networks, separated by commas; or "*"',
-  RATE_LIMIT: 'a whole number of calls a minute from 1 to 10000000',
-  MAX_ACTIVE_JOBS: 'a whole number from 1 to 1000000',
-  WORKER_METRICS_PORT: 'a whole number from 0 to 65535',
-  QUEUES_UI: 'true or false',
-  MAX_UPLOAD_BYTES: 'a whole number of bytes from 1024 to 1099511627776',
-  LOG_LEVEL: `one of ${levels.join(', ')}`,
+/** A whole number within bounds, both included. */
+function within(minimum: number, maximum: number) {
+  return makeExactValidator<number>((text) => {
+    const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
+    if (!(value >= minimum && value <= maximum)) throw new EnvError();
+    return value;
+  });
+}
+
+function whole(minimum: number, maximum: number, fallback: number, unit = '') {
+  const desc = `a whole number ${unit && `of ${unit} `}from ${minimum} to ${maximum}`;
+  return within(minimum, maximum)({ default: fallback, desc });
+}
+
+function oneOf<const T extends string>(choices: readonly T[], fallback: T): RequiredValidatorSpec<T> {
+  const desc = `${choices.slice(0, -1).join(', ')} or ${choices.at(-1)}`;
+  return makeExactValidator<T>((text) => text as T)({ choices, default: fallback, desc });
+}
+
+/** Each variable with its default and what it may be, which a refusal names. */
+const settings = {
+  HOST: str({ default: '127.0.0.1', desc: 'a host name or address to listen on' }),
+  PORT: whole(0, 65_535, 3000),
+  REDIS_URL: matching(/^(rediss?:\/\/|\/)/)({
+    default: undefined,
+    desc: 'redis://host:port, rediss://host:port or the absolute path of a Unix socket',
+  }),
+  DATA_DIR: str({ default: './data', desc: 'a folder' }),
+  STATE_DIR: str({ default: './state', desc: 'a folder' }),
+  WORKERS: whole(0, 1024, availableParallelism()),
+  PAGE_LOCK_MS: whole(500, 600_000, 10_000, 'milliseconds'),
+  // Tokens as in RFC 6750, section 2.1
+  API_TOKENS: matching(/^[A-Za-z0-9._~+/-]+=*( *, *[A-Za-z0-9._~+/-]+=*)*$/)({
+    default: undefined,
+    desc: 'bearer tokens of letters, digits and -._~+/, separated by commas',
+  }),
+  ALLOW_ANONYMOUS: oneOf(['true', 'false'], 'false'),
+  ALLOWED_NETWORKS: str({ default: '', desc: 'networks, separated by commas' }),
+  ALLOWED_HOSTS: str({
+    default: undefined,
+    desc: 'names, "*.name" for all names below one, addresses and networks, separated by commas; or "*"',
+  }),
+  RATE_LIMIT: whole(1, 10_000_000, 6000, 'calls a minute'),
+  MAX_ACTIVE_JOBS: whole(1, 1_000_000, 10_000),
+  WORKER_METRICS_PORT: within(0, 65_535)({ default: undefined, desc: 'a whole number from 0 to 65535' }),
+  QUEUES_UI: oneOf(['true', 'false'], 'false'),
+  MAX_UPLOAD_BYTES: whole(1024, 1_099_511_627_776, 8_589_934_592, 'bytes'),
+  LOG_LEVEL: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], 'info'),
 };
 
 /** The settings as the service goes by them. Folders are absolute paths. */
@@ -82,7 +96,7 @@ export interface Config {
   readonly queuesUi: boolean;
   /** The size of a list of URLs, packed or not, in bytes. */
   readonly uploadBytesMax: number;
-  readonly logLevel: (typeof levels)[number];
+  readonly logLevel: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
 }
 
 /**
@@ -90,24 +104,12 @@ export interface Config {
  * Throws StartError with one line that names the variable and what it may be.
  */
 export function readConfig(environment: NodeJS.ProcessEnv): Config {
-  const given: Record<string, unknown> = {};
-  for (const name of Object.keys(remedies) as (keyof typeof remedies)[]) {
-    const text = environment[name];
-    if (text === undefined || text === '') continue;
-    const numeric = 'minimum' in EnvironmentSchema.properties[name];
-    given[name] = numeric && /^\d{1,15}$/.test(text) ? Number(text) : text;
-  }
-  const values = Value.Default(EnvironmentSchema, given);
-  for (const name of Object.keys(remedies) as (keyof typeof remedies)[]) {
-    const schema = EnvironmentSchema.properties[name];
-    const value = (values as Record<string, unknown>)[name];
-    if (value !== undefined && !Value.Check(schema, value)) {
-      // Secrets are not repeated; a Redis URL may hold a password.
-      const said = name === 'REDIS_URL' || name === 'API_TOKENS' ? '' : ` is ${JSON.stringify(environment[name])}; it`;
-      throw new StartError(`${name}${said} must be ${remedies[name]}`);
-    }
-  }
-  const env = values as Static<typeof EnvironmentSchema>;
+  const given = Object.fromEntries(Object.entries(environment).filter(([, text]) => text !== ''));
+  const env = cleanEnv(given, settings, {
+    reporter({ errors }) {
+      for (const name of Object.keys(errors) as (keyof typeof settings)[]) refuse(name, given[name]);
+    },
+  });
   const dataDir = resolve(env.DATA_DIR);
   const stateDir = resolve(env.STATE_DIR);
   if (holds(dataDir, stateDir) || holds(stateDir, dataDir)) {
@@ -125,7 +127,7 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
     pageLockMs: env.PAGE_LOCK_MS,
     apiTokens: env.API_TOKENS?.split(/ *, */) ?? [],
     allowAnonymous: env.ALLOW_ANONYMOUS === 'true',
-    allowedNetworks: readNetworks(env.ALLOWED_NETWORKS ?? ''),
+    allowedNetworks: readNetworks(env.ALLOWED_NETWORKS),
     allowedHosts: readHosts(env),
     rateLimit: env.RATE_LIMIT,
     activeJobsMax: env.MAX_ACTIVE_JOBS,
@@ -136,18 +138,23 @@ export function readConfig(environment: NodeJS.ProcessEnv): Config {
   };
 }
 
-function readHosts({ HOST, ALLOWED_HOSTS }: { HOST: string; ALLOWED_HOSTS?: string }): string[] {
+function readHosts({ HOST, ALLOWED_HOSTS }: { HOST: string; ALLOWED_HOSTS: string | undefined }): string[] {
   const entries = ALLOWED_HOSTS?.split(',').map((entry) => entry.trim()) ?? [...loopbackHosts];
   // Nobody calls 0.0.0.0 or ::, and a zone (fe80::1%eth0) is in no Host header.
   if (ALLOWED_HOSTS === undefined && !/^[0.:]+$|%/.test(HOST)) entries.push(HOST);
   try {
     hostMatcher(entries);
   } catch {
-    const [name, said] =
-      ALLOWED_HOSTS === undefined ? (['HOST', HOST] as const) : (['ALLOWED_HOSTS', ALLOWED_HOSTS] as const);
-    throw new StartError(`${name} is ${JSON.stringify(said)}; it must be ${remedies[name]}`);
+    if (ALLOWED_HOSTS === undefined) refuse('HOST', HOST);
+    refuse('ALLOWED_HOSTS', ALLOWED_HOSTS);
   }
   return entries;
+}
+
+function refuse(name: keyof typeof settings, text: string | undefined): never {
+  // Secrets are not repeated; a Redis URL may hold a password.
+  const said = name === 'REDIS_URL' || name === 'API_TOKENS' ? '' : ` is ${JSON.stringify(text)}; it`;
+  throw new StartError(`${name}${said} must be ${settings[name].desc}`);
 }
 
 /** Whether `inner` is `outer` itself or lies below it; both absolute. */

@@ -1,15 +1,16 @@
 /** Pieces that the schemas of orders are made of. */
 import { Type, type Static, type TObject, type TSchema } from 'typebox';
-import { Value } from 'typebox/value';
 
 export const closed = { additionalProperties: false } as const;
 
 /** T with every default filled in. */
 export type Filled<T> = { [K in keyof T]-?: Exclude<T[K], undefined> };
 
-/** The value with the defaults of the schema where it says nothing. */
+/** The value with the defaults of the schema's own fields where it says nothing. */
 export function filled<T extends TObject>(schema: T, value: object): Filled<Static<T>> {
-  return Value.Default(schema, value) as Filled<Static<T>>;
+  const fields = Object.entries(schema.properties as Record<string, { default?: unknown }>);
+  const defaults = fields.flatMap(([name, field]) => ('default' in field ? [[name, field.default]] : []));
+  return { ...Object.fromEntries(defaults), ...value } as Filled<Static<T>>;
 }
 
 /** One of a list of words. */

@@ -1,4 +1,4 @@
-import type { Static, TSchema } from 'typebox';
+import type { Static, TObject } from 'typebox';
 import type { FetchError } from '../errors.ts';
 import { directory } from './directory.ts';
 import { ndjson, tar } from './shards/kinds.ts';
@@ -109,7 +109,7 @@ export interface Sink {
 
 /** A kind of sink. `Spec`: how it was ordered, with every default; `path`, which all have, is the job's id by default. */
 export interface SinkKind<Spec> {
-  readonly schema: TSchema;
+  readonly schema: TObject;
   /**
    * Opens the sink of a job; called once for each job and process, before anything else, also when the job was begun
    * long ago by others. Throws FetchError (`sink`).

@@ -116,11 +116,11 @@ export type ListingSourceSpec = Filled<
 
 export function fillListing(request: ListingRequest): ListingSourceSpec {
   const next = request.next ?? { in: 'body' };
-  return { ...filled(ListingSourceSchema, structuredClone(request)), next: fillNext(next) };
+  return { ...filled(ListingSourceSchema, request), next: fillNext(next) };
 }
 
 function fillNext(next: Next): Next {
-  return filled(nextForms[next.in], structuredClone(next));
+  return filled(nextForms[next.in], next);
 }
 
 /** What is wrong in it; pointers into the source. */

@@ -54,7 +54,7 @@ export const range: Source<RangeRequest, RangeSpec> = {
   check: checkRange,
 
   withDefaults(request) {
-    return { ...filled(RangeSchema, { ...request }), name: request.name ?? defaultName(request.url) };
+    return { ...filled(RangeSchema, request), name: request.name ?? defaultName(request.url) };
   },
 
   asksForPages: false,

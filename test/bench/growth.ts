@@ -22,11 +22,6 @@ import { asMarkdown } from './tables.ts';
 import { watchRun } from './watch.ts';
 
 const warmFiles = 20_000;
-/**
- * Small jobs are run one after another until so many files were fetched: else their processes would be younger than those of
- * large jobs, whose code is compiled, and whose heaps have grown until the first large collection.
- */
-const filesLeast = 1_000_000;
 /** So many files are enough for one size: large sizes run once. */
 const filesEnough = 3_000_000;
 const sampleMs = 100;
@@ -62,6 +57,11 @@ const { values } = parseArgs({
     files: { type: 'string', default: '10000,100000,1000000,10000000' },
     workers: { type: 'string', default: [1, availableParallelism()].join() },
     rounds: { type: 'string', default: '3' },
+    /**
+     * Small jobs are run one after another until so many files were fetched: else their processes would be younger than those
+     * of large jobs, whose code is compiled, and whose heaps have grown until the first large collection.
+     */
+    'at-least': { type: 'string', default: '1000000' },
     plot: { type: 'string', default: '' },
     json: { type: 'boolean', default: false },
   },
@@ -71,6 +71,7 @@ async function main(): Promise<void> {
   const sizes = numbers('--files', values.files, 100_000_000);
   const workers = numbers('--workers', values.workers, 1024);
   const rounds = wholeNumber('--rounds', values.rounds, 1, 1000);
+  const filesLeast = wholeNumber('--at-least', values['at-least'], 1, 100_000_000);
   const signal = interruptSignal();
   await using cleanUp = new AsyncDisposableStack();
   const home = process.cwd();
@@ -79,7 +80,7 @@ async function main(): Promise<void> {
   for (let round = 0; round < rounds; round += 1) {
     for (const files of sizes.filter((size) => round === 0 || size * (round + 1) <= filesEnough)) {
       for (const count of workers) {
-        const run = await runOnce(site, files, count, signal);
+        const run = await runOnce(site, { files, jobs: Math.ceil(filesLeast / files), workers: count }, signal);
         console.error(`${readable(files)} files, workers: ${count}: ${readable(run.filesPerSecond)} files/s`);
         runs.push(run);
       }
@@ -104,7 +105,11 @@ function consumeArchives(dataDir: string): NodeJS.Timeout {
   }, consumeMs);
 }
 
-async function runOnce(site: FixedSite, files: number, workers: number, interrupted: AbortSignal): Promise<Growth> {
+async function runOnce(
+  site: FixedSite,
+  { files, jobs, workers }: { files: number; jobs: number; workers: number },
+  interrupted: AbortSignal,
+): Promise<Growth> {
   const folder = join(site.folder, 'run');
   mkdirSync(folder);
   await using cleanUp = new AsyncDisposableStack();
@@ -138,7 +143,6 @@ async function runOnce(site: FixedSite, files: number, workers: number, interrup
   cleanUp.defer(() => clearInterval(sampler));
   const watch = await watchRun(site.server, [service.pid]);
   cleanUp.use(watch.processes);
-  const jobs = Math.ceil(filesLeast / files);
   for (let count = 0; count < jobs; count += 1) {
     before = await usedBytes();
     const job = await service.download({ source: site.source(files), sink: { type: 'tar' } });
