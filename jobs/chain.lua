@@ -101,13 +101,17 @@ end
 -- The job whose sink path is this one, holds it, or lies in it; and whether that one was cancelled a moment ago.
 local function pathInUse(path)
   local all = call('HGETALL', KEYS[8])
+  -- Of jobs that were cancelled: nobody else may ever ask for their paths.
+  local left = #all / 2 > call('SCARD', KEYS[7]) + 100
   for i = 1, #all, 2 do
     local a, b = all[i] .. '/', path .. '/'
-    if a:sub(1, #b) == b or b:sub(1, #a) == a then
+    local overlaps = a:sub(1, #b) == b or b:sub(1, #a) == a
+    if overlaps or left then
       local user = all[i + 1]
-      if call('SISMEMBER', KEYS[7], user) == 1 then return user, false end
-      if leased(user) then return user, true end
-      call('HDEL', KEYS[8], all[i])
+      local active = call('SISMEMBER', KEYS[7], user) == 1
+      local used = active or leased(user)
+      if used and overlaps then return user, not active end
+      if not used then call('HDEL', KEYS[8], all[i]) end
     end
   end
 end

@@ -181,7 +181,8 @@ async function fetchAndStore(
     return { files, isToPublish: members > 0 };
   } catch (error) {
     writer.discard?.();
-    if (!(error instanceof FetchError)) throw error;
+    // What was taken away under it, or could not be read, may be made by another attempt.
+    if (!(error instanceof FetchError) || error.retryable) throw error;
     return { files: allFailed(job, attempt, items, error), isToPublish: false };
   }
 }

@@ -258,12 +258,16 @@ export class ChainStore {
     return (await this.#run('patch', id, args))[0] as 'ok' | 'changed' | 'conflict' | 'unknown';
   }
 
-  /** How many pages a job had, all in all, that is at its end with all its shards published; else null. */
+  /**
+   * How many pages a job had, all in all, that is at its end with all its shards published; else null. Infinity where there is
+   * no such job any more.
+   */
   async pagesAtEnd(id: string): Promise<number | null> {
     const { job, inFlight } = jobKeys(id);
     const asked = this.redis.multi().hmget(job, 'state', 'next').exists(inFlight);
     const [[state, next], left] = repliesOf(await asked.exec()) as [[JobState | null, string | null], number];
-    return state === null || isActive(state) || left !== 0 ? null : Number(next);
+    if (state === null) return Infinity;
+    return isActive(state) || left !== 0 ? null : Number(next);
   }
 
   /** Everything of a job that should have a BullMQ job. Empty where there is no such job. */

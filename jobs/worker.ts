@@ -22,7 +22,17 @@ import { ShareCalls } from './share-calls.ts';
 import { ChainStore } from './store.ts';
 import { WakeUpSender } from './wake-ups.ts';
 import type { ShownWorker, WorkerFigures } from './worker-server.ts';
-import { BEAT_MS, beat, isDead, leave, place, readWorkers, type BeatAnswer, type WorkerSign } from './workers.ts';
+import {
+  BEAT_MS,
+  beat,
+  holdMs,
+  isDead,
+  leave,
+  place,
+  readWorkers,
+  type BeatAnswer,
+  type WorkerSign,
+} from './workers.ts';
 
 /** Pages in work at once, of all jobs together; most of them wait for their job's turn. */
 const PAGES_AT_ONCE = 128;
@@ -135,8 +145,9 @@ export class DownloadWorker implements ShownWorker {
     };
   }
 
+  /** The workers that may still hold a page, and have files of it half done. */
   async living(): Promise<ReadonlySet<string>> {
-    const living = await readWorkers(this.#redis);
+    const living = await readWorkers(this.#redis, holdMs(this.#lockMs));
     return new Set(living.filter((worker) => !isDead(worker, this.#place)).map(({ id }) => id)).add(this.id);
   }
 
@@ -241,7 +252,7 @@ export class DownloadWorker implements ShownWorker {
   async #tell(sign: WorkerSign | null): Promise<BeatAnswer> {
     const done = this.#fetcher.tally.take();
     try {
-      const answer = await beat(this.#redis, sign, done);
+      const answer = await beat(this.#redis, sign, done, holdMs(this.#lockMs));
       this.#toldAtMs = performance.now();
       return answer;
     } catch (error) {
@@ -283,7 +294,9 @@ export class DownloadWorker implements ShownWorker {
   async forgetMade({ id, sink }: JobInWork): Promise<void> {
     if (sink.publisher === undefined) return;
     const pages = await this.store.pagesAtEnd(id);
-    if (pages !== null) sink.publisher.forget(pages);
+    const remove = pages === null ? null : sink.publisher.leftovers(pages);
+    // A retry may have begun before the look, and even be over: it had pages more.
+    if (remove !== null && (await this.store.pagesAtEnd(id)) === pages) remove();
   }
 
   /** Not while the last one lasts: commands to a Redis that is away wait for it. */

@@ -10,7 +10,7 @@ import { jobKeys, sharedKeys } from './store.ts';
 /** How often a worker gives a sign of life, and for how long one counts. */
 export const BEAT_MS = 1000;
 export const SIGN_OF_LIFE_MS = 5000;
-/** Longer than any lock or lease of a dead worker lasts. */
+/** How long one is remembered at the least: longer than its lease lasts. */
 const REMEMBERED_MS = 60_000;
 
 /** What a worker says of itself. */
@@ -33,8 +33,16 @@ export interface BeatAnswer {
 
 const script = new Script('beat.lua', import.meta.url);
 
-/** Gives a sign of life; null: of none that shall be known. `done`: what was done since it was told last. */
-export async function beat(redis: Redis, self: WorkerSign | null, done: Counts = {}): Promise<BeatAnswer> {
+/**
+ * Gives a sign of life; null: of none that shall be known. `done`: what was done since it was told last; `heldMs`: how long a
+ * worker that says nothing may hold a page.
+ */
+export async function beat(
+  redis: Redis,
+  self: WorkerSign | null,
+  done: Counts = {},
+  heldMs = SIGN_OF_LIFE_MS,
+): Promise<BeatAnswer> {
   const { workers, workersSaid, totals, folders } = sharedKeys;
   const [living, folderIds, neighbours] = (await script.run(
     redis,
@@ -43,7 +51,7 @@ export async function beat(redis: Redis, self: WorkerSign | null, done: Counts =
       self?.id ?? '',
       self === null ? '' : JSON.stringify(self),
       SIGN_OF_LIFE_MS,
-      REMEMBERED_MS,
+      Math.max(REMEMBERED_MS, 2 * heldMs),
       ...Object.entries(done).flat(),
     ],
   )) as [number, string[], string[]];
@@ -54,8 +62,13 @@ export async function beat(redis: Redis, self: WorkerSign | null, done: Counts =
   };
 }
 
-/** Every worker that lives, whatever its place. Costs the more the more there are. */
-export async function readWorkers(redis: Redis): Promise<WorkerSign[]> {
+/** How long a worker whose pages have locks of `lockMs` may be silent and still hold one: a lock is looked at a tenth of it late. */
+export function holdMs(lockMs: number): number {
+  return Math.max(SIGN_OF_LIFE_MS, lockMs * 1.5);
+}
+
+/** Every worker that was heard of within `heardMs`, whatever its place. Costs the more the more there are. */
+export async function readWorkers(redis: Redis, heardMs = SIGN_OF_LIFE_MS): Promise<WorkerSign[]> {
   const asked = redis
     .multi()
     .time()
@@ -66,8 +79,7 @@ export async function readWorkers(redis: Redis): Promise<WorkerSign[]> {
   const living: WorkerSign[] = [];
   for (let index = 0; index < signs.length; index += 2) {
     const sign = said[signs[index] ?? ''];
-    if (sign !== undefined && nowMs - Number(signs[index + 1]) <= SIGN_OF_LIFE_MS)
-      living.push(JSON.parse(sign) as WorkerSign);
+    if (sign !== undefined && nowMs - Number(signs[index + 1]) <= heardMs) living.push(JSON.parse(sign) as WorkerSign);
   }
   return living;
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readdirSync } from 'node:fs';
+import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { Job, JobRequest } from '../src/schemas.ts';
@@ -54,6 +54,19 @@ async function expectAll(server: FileServer, path: string, count: number): Promi
   assert.equal(members.size, count);
   for (const [name, body] of members) assert.deepEqual(body, Buffer.from(server.bodyOf(name)), name);
 }
+
+test('a shard that was taken away half done is made again, and none of its files counts as failed', async (t) => {
+  const server = await fileServer(t, { files: 2_000, pageSize: 1_000 });
+  const release = server.hold('/get/1500.bin');
+  const { id } = await service.post(order(server, { type: 'tar', path: 'taken' }));
+  await service.until(id, ({ progress }) => progress.filesDownloaded === 1_999);
+  rmSync(join(service.dataDir, 'taken/.gigafetch/tmp'), { recursive: true });
+  release();
+  const job = await service.ended(id);
+  assert.equal(job.state, 'completed');
+  assert.deepEqual([job.progress.filesDownloaded, job.failures], [2_000, {}]);
+  await expectAll(server, 'taken', 2_000);
+});
 
 test('files lie in shards of about the size that was ordered, each with its index', async (t) => {
   const server = await fileServer(t, { files: 5_000, pageSize: 100 });

@@ -808,6 +808,20 @@ test('cancel drops every page, and nothing that comes later changes a thing', as
   assert.equal(await redis.exists(keys.inFlight, keys.tokens, keys.stuck, keys.live, sharedKeys.sinks), 0);
 });
 
+test('the paths of jobs that were cancelled with requests in flight do not pile up', async () => {
+  const ids = Array.from({ length: 110 }, (_, index) => `cancelled-${index}`);
+  for (const id of ids) {
+    await create({ id });
+    await redis.hset(jobKeys(id).leases, 'worker', `0 0 ${Date.now() + 600_000}`);
+    await store.cancel(id);
+  }
+  await create({ id: 'first' });
+  assert.equal(await redis.hlen(sharedKeys.sinks), 111, 'files of theirs may come yet');
+  for (const id of ids) await redis.del(jobKeys(id).leases);
+  await create({ id: 'second' });
+  assert.deepEqual(await redis.hgetall(sharedKeys.sinks), { first: 'first', second: 'second' });
+});
+
 test('a paused job and one with a page put aside can be cancelled, a finished one cannot', async () => {
   await create();
   await store.begin('j', 0, 0, 'n');

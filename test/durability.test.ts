@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import type { SinkSpec } from '../src/sinks/index.ts';
+import { openSink, type SinkSpec } from '../src/sinks/index.ts';
 import { temporaryFolder } from './helpers/folders.ts';
 
 const storePage = fileURLToPath(new URL('fixtures/store-page.ts', import.meta.url));
@@ -47,6 +48,22 @@ test('with durability "power" each file is on the disk before it has its name, a
   const [files, folders] = [paths.slice(0, 21), paths.slice(21)];
   assert.ok(files.every((path) => path.startsWith('.gigafetch/tmp/')));
   assert.deepEqual(new Set(folders), new Set(['', '0', '1']));
+});
+
+test('with durability "power" a name that cannot be stored fails alone, not its page', async () => {
+  const context = { dataDir: temporaryFolder(), jobId: 'job', workerId: 'worker' };
+  const sink = await openSink({ type: 'directory', path: 'sink', durability: 'power' }, context);
+  // Its folder's path is longer than the system takes, once that of the sink is before it.
+  const long = `${`${'x'.repeat(203)}/`.repeat(20)}file`;
+  const link = 'outward/file';
+  symlinkSync(tmpdir(), join(context.dataDir, 'sink/outward'));
+  const page = sink.page(0, 'nonce', ['a', 'a/b', long, link]);
+  page.put('a', Buffer.from('x'));
+  assert.throws(() => page.put('a/b', Buffer.from('x')), { reason: 'name_conflict' });
+  assert.throws(() => page.put(long, Buffer.from('x')), { reason: 'unsafe_name' });
+  assert.throws(() => page.put(link, Buffer.from('x')), { reason: 'sink' });
+  await page.finish?.();
+  sink.close();
 });
 
 test('with durability "power" a manifest is synced too, and the folders it goes to', { skip }, () => {

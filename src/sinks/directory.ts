@@ -247,17 +247,27 @@ class DirectorySink implements Sink {
    */
   async #syncFolders(names: readonly string[]): Promise<{ members: 0 }> {
     const folders = new Set(['']);
-    for (const name of names) {
-      for (let folder = folderOf(name); folder !== '' && !folders.has(folder); folder = folderOf(folder)) {
-        if (this.#folders.enter(folder, false)) folders.add(folder);
-      }
-    }
     try {
+      for (const name of names) {
+        for (let folder = folderOf(name); folder !== '' && !folders.has(folder); folder = folderOf(folder)) {
+          if (this.#isEntered(folder)) folders.add(folder);
+        }
+      }
       for (const folder of folders) await syncFolder(this.#folders.root + folder);
     } catch (error) {
       throw storeError(error);
     }
     return { members: 0 };
+  }
+
+  /** Whether the folder is there. Of those names that failed, it may be none, or none that can be. */
+  #isEntered(folder: string): boolean {
+    try {
+      return this.#folders.enter(folder, false);
+    } catch (error) {
+      if (error instanceof FetchError || storeError(error).reason === 'unsafe_name') return false;
+      throw error;
+    }
   }
 
   sweep(alive: ReadonlySet<string>): void {

@@ -75,10 +75,11 @@ export interface Publisher {
   /** The page has none: one of that name is of a time that a rollback of Redis has undone, and goes. Never throws. */
   remove(seq: number): void;
   /**
-   * The job is over, and had so many pages: removes what attempts finished and nobody published, and what was published of
-   * pages that there were only in a time that was undone. Never throws.
+   * What of a job that is over, and had so many pages, is in nobody's way and of no use: what attempts finished and nobody
+   * published, and what was published of pages that there were only in a time that was undone. Answers what removes that
+   * and nothing that came to be since; null where there is none. Never throws.
    */
-  forget(pages: number): void;
+  leftovers(pages: number): (() => void) | null;
 }
 
 /** Of a sink whose files lie in shards: one for each page, or run of pages. */

@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { lstatSync, readdirSync, type Stats } from 'node:fs';
 import { removeQuietly, type Temporary } from './temporary.ts';
 
 // Enough for a billion files, of which a shard holds ten at the least, in the order of their names.
@@ -9,16 +9,38 @@ export function seqName(seq: number): string {
   return String(seq).padStart(seqDigits, '0');
 }
 
-/** Calls `remove` for the pages from `pages` on of which `folder` has a file, named by `begin` and the page's number. Never throws. */
-export function removeBeyond(pages: number, folder: string, begin: string, remove: (seq: number) => void): void {
+/** A file as it was when somebody looked: another one may have its name since. */
+interface Seen {
+  readonly path: string;
+  readonly stats: Stats;
+}
+
+/** The files in `folder` of the pages from `seq` on, named by `begin` and the page's number. Never throws. */
+export function filesFrom(seq: number, folder: string, begin: string): Seen[] {
+  const seen: Seen[] = [];
   try {
     for (const name of readdirSync(folder)) {
       const digits = name.startsWith(begin) ? /^\d+(?=\.)/.exec(name.slice(begin.length)) : null;
-      if (digits !== null && Number(digits[0]) >= pages) remove(Number(digits[0]));
+      if (digits === null || Number(digits[0]) < seq) continue;
+      const path = `${folder}/${name}`;
+      const stats = lstatSync(path, { throwIfNoEntry: false });
+      if (stats !== undefined) seen.push({ path, stats });
     }
   } catch {
     // Nothing of it is in the way of anything.
   }
+  return seen;
+}
+
+/** What removes those files that are still the same, and never throws; null where there are none. */
+export function removerOf(files: readonly Seen[]): (() => void) | null {
+  if (files.length === 0) return null;
+  return () => {
+    for (const { path, stats } of files) {
+      const now = lstatSync(path, { throwIfNoEntry: false });
+      if (now?.ino === stats.ino && now.ctimeMs === stats.ctimeMs) removeQuietly(path);
+    }
+  };
 }
 
 /**
@@ -46,19 +68,12 @@ export class MadeFiles {
 
   /** Removes what is there of one page. Throws the system's errors. */
   remove(seq: number): void {
-    this.#remove(`${this.#jobId}-${seqName(seq)}.`);
-  }
-
-  /** Removes what is there of any page. Never throws. */
-  forget(): void {
-    try {
-      this.#remove(`${this.#jobId}-`);
-    } catch {
-      // Nothing of it is in the way of anything.
-    }
-  }
-
-  #remove(begin: string): void {
+    const begin = `${this.#jobId}-${seqName(seq)}.`;
     for (const name of readdirSync(this.#path)) if (name.startsWith(begin)) removeQuietly(`${this.#path}/${name}`);
+  }
+
+  /** What is there of any page. Never throws. */
+  all(): Seen[] {
+    return filesFrom(0, this.#path, `${this.#jobId}-`);
   }
 }

@@ -5,7 +5,7 @@ import { systemCode } from '../errors.ts';
 import { privateFolder } from '../names.ts';
 import { digestOf, withFile } from './digest.ts';
 import type { BodyWriter, FileUrl, Found, PageWriter, Publisher } from './index.ts';
-import { MadeFiles, removeBeyond, seqName } from './made.ts';
+import { filesFrom, MadeFiles, removerOf, seqName } from './made.ts';
 import { BlockFile } from './shards/block-file.ts';
 import { removeQuietly, storeError, syncFolder, type Temporary } from './temporary.ts';
 
@@ -72,9 +72,9 @@ export class Manifests implements Publisher {
     removeQuietly(this.#published(seq));
   }
 
-  forget(pages: number): void {
-    this.made.forget();
-    removeBeyond(pages, this.temporary.folders.root + this.#folder, '', (seq) => this.remove(seq));
+  leftovers(pages: number): (() => void) | null {
+    const published = filesFrom(pages, this.temporary.folders.root + this.#folder, '');
+    return removerOf([...this.made.all(), ...published]);
   }
 
   #published(seq: number): string {

@@ -249,8 +249,16 @@ export function shardConformance(spec: ShardSinkSpec): void {
     await finish(0);
     sink.shards.remove(1);
     assert.deepEqual([...shards().keys()].filter(Number.isFinite), [0, 2]);
-    sink.shards.forget(2);
+    const remove = sink.shards.leftovers(2);
+    await finish(2);
+    await sink.shards.publish(2, 'nonce');
+    await finish(3);
+    remove?.();
+    assert.deepEqual([...shards().keys()].filter(Number.isFinite), [0, 2], 'what came to be since stays');
+    assert.equal(leftovers().length, 2);
+    sink.shards.leftovers(2)?.();
     assert.deepEqual(leftovers(), []);
+    assert.equal(sink.shards.leftovers(2), null);
     const left = readdirSync(root).filter((name) => name !== '.gigafetch');
     assert.deepEqual(
       left.toSorted(),

@@ -4,7 +4,7 @@ import { systemCode } from '../../errors.ts';
 import { privateFolder } from '../../names.ts';
 import type { ShardSinkSpec } from './shard-specs.ts';
 import type { Shards, Sink, SinkContext } from '../index.ts';
-import { MadeFiles, removeBeyond, seqName } from '../made.ts';
+import { filesFrom, MadeFiles, removerOf, seqName } from '../made.ts';
 import { openError, removeQuietly, storeError, syncFolder, Temporary } from '../temporary.ts';
 import { lineBytes, NdjsonLayout } from './ndjson.ts';
 import { indexOf, shardExtension } from './read-shard.ts';
@@ -98,9 +98,9 @@ class DiskShards implements ShardSink, Shards {
     removeQuietly(indexOf(published));
   }
 
-  forget(pages: number): void {
-    this.#made.forget();
-    removeBeyond(pages, this.#temporary.folders.root, `${this.#jobId}-`, (seq) => this.remove(seq));
+  leftovers(pages: number): (() => void) | null {
+    const published = filesFrom(pages, this.#temporary.folders.root, `${this.#jobId}-`);
+    return removerOf([...this.#made.all(), ...published]);
   }
 
   sweep(alive: ReadonlySet<string>): void {

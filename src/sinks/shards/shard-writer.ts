@@ -98,8 +98,13 @@ export class ShardWriter implements PageWriter {
     const isTooMuch = sample !== undefined && this.#heldBytes + sizeBytes > heldBytesMax;
     if (isTooMuch || sizeBytes > BLOCK_BYTES / 2) {
       const spool = this.open(name, from);
-      spool.write(body);
-      return spool.finish();
+      try {
+        spool.write(body);
+        return spool.finish();
+      } catch (error) {
+        spool.abort();
+        throw error;
+      }
     }
     const { listed = 1 } = from ?? nowhere;
     const member = { name, url, atMs: Date.now(), sha256: hash('sha256', stored, 'hex'), sizeBytes, listed };
