@@ -228,10 +228,11 @@ export class JobInWork {
   /** Stops all attempts and gives the shares of the budgets back. */
   async close(): Promise<void> {
     this.#closed = true;
+    // Before the pages are stopped: else what ends of one would begin what the next one has.
+    this.requests.close();
     this.#stopAll('shutdown');
     this.#timer.close();
     this.#looks.close();
-    this.requests.close();
     this.sink.close();
     await this.#exchangePulse().catch(this.#parts.onPulseError);
   }
@@ -267,6 +268,12 @@ export class JobInWork {
     return sum;
   }
 
+  /** Before the pages are stopped: else what ends of one would begin what the next one has. */
+  #startNothing(): void {
+    this.requests.giveBack(0);
+    this.requests.forgetOrigins();
+  }
+
   #stopAll(reason: StopReason): void {
     for (const attempt of this.#attempts) attempt.stop.abort(reason);
   }
@@ -279,7 +286,7 @@ export class JobInWork {
     for (const origin of outlasting) if (origin.isStray) origin.giveUp();
     if (outlasting.some(({ isStray }) => !isStray)) {
       await this.#parts.pause('outage', this.#epoch);
-      this.requests.forgetOrigins();
+      this.#startNothing();
       this.#stopAll('moved');
     } else if (this.requests.inFlight === 0 && this.comeBackInMs > 0) {
       this.#stopAll('outage');
@@ -367,7 +374,7 @@ export class JobInWork {
 
   #stopLost(attempts: readonly Attempt[], { state, epoch, lost }: PulseAnswer): void {
     this.#state = state === 'gone' ? null : state;
-    if (state !== 'running') this.requests.forgetOrigins();
+    if (state !== 'running') this.#startNothing();
     for (const attempt of attempts) {
       const moved = state !== 'running' || epoch !== attempt.epoch || lost.includes(attempt.seq);
       if (moved && this.#attempts.has(attempt)) attempt.stop.abort('moved' satisfies StopReason);

@@ -74,7 +74,7 @@ export class Requests implements TransferOwner {
       origin.retry = spec.retry;
       for (const transfer of origin.waiting) transfer.restart();
     }
-    for (const transfer of this.#ready) transfer.restart();
+    for (const transfer of [...this.#ready, ...this.#delays.values()]) transfer.restart();
   }
 
   get tally(): Tally {

@@ -54,8 +54,8 @@ export function statusError(statusCode: number, headers: AnswerHeaders): FetchEr
 
 /** Retry-After (RFC 9110 section 10.2.3), seconds or a date, in milliseconds from `nowMs`; null: none or neither. */
 function readRetryAfter(headers: AnswerHeaders, nowMs: number): number | null {
-  const value = headers['retry-after'];
-  if (typeof value !== 'string') return null;
+  const value = headers['retry-after']?.toString().trim();
+  if (value === undefined) return null;
   if (/^\d{1,10}$/.test(value)) return Number(value) * 1000;
   const at = readHttpDate(value);
   if (at === null) return null;
@@ -66,7 +66,8 @@ function readRetryAfter(headers: AnswerHeaders, nowMs: number): number | null {
 }
 
 /** In ms; null: it is none. RFC 9110 section 5.6.7: all three forms; the oldest does not say that it is GMT. */
-export function readHttpDate(text: string): number | null {
+export function readHttpDate(header: string): number | null {
+  const text = header.trim();
   if (!/^[A-Z][a-z]{2,8},? .*\d\d:\d\d:\d\d/.test(text)) return null;
   const at = Date.parse(text.endsWith(' GMT') ? text : `${text} GMT`);
   return Number.isNaN(at) ? null : at;

@@ -7,6 +7,9 @@ import {
   createInflate,
   createInflateRaw,
   createZstdDecompress,
+  type Gunzip,
+  type Inflate,
+  type InflateRaw,
 } from 'node:zlib';
 import { FetchError } from './errors.ts';
 
@@ -21,10 +24,10 @@ const strict = { rejectGarbageAfterEnd: true };
 const zstdParams = { [constants.ZSTD_d_windowLogMax]: 23 };
 
 const decoders: Record<string, () => Duplex> = {
-  // Several gzip members in a row are one body (RFC 1952 section 2.2); other bytes after a member are an error anyway.
-  gzip: () => createGunzip(),
-  'x-gzip': () => createGunzip(),
-  deflate: () => new EitherInflate(),
+  // Several gzip members in a row are one body (RFC 1952 section 2.2).
+  gzip: () => new Inflating(() => createGunzip()),
+  'x-gzip': () => new Inflating(() => createGunzip()),
+  deflate: () => new Inflating(inflateFor),
   br: () => createBrotliDecompress(strict),
   zstd: () => new ZstdFrames(),
 };
@@ -101,19 +104,28 @@ export class Decoder {
 }
 
 /** `deflate` means the zlib format (RFC 9110 section 8.4.1.2), but some servers send it bare: the first byte tells. */
-class EitherInflate extends Transform {
-  #inflate: Transform | null = null;
+function inflateFor(first: number): Inflate | InflateRaw {
+  // The low half of a zlib header's first byte is the method, 8 (RFC 1950 section 2.2).
+  return (first & 0x0f) === 8 ? createInflate(strict) : createInflateRaw(strict);
+}
 
-  override _transform(chunk: Buffer, encoding: BufferEncoding, done: TransformCallback): void {
-    if (this.#inflate === null) {
-      // The low half of a zlib header's first byte is the method, 8 (RFC 1950 section 2.2).
-      this.#inflate = (chunk[0]! & 0x0f) === 8 ? createInflate(strict) : createInflateRaw(strict);
-      this.#inflate.on('data', (piece) => {
-        if (!this.push(piece)) this.#inflate?.pause();
-      });
-      this.#inflate.on('error', (error) => this.destroy(error));
-    }
-    this.#inflate.write(chunk, encoding, done);
+/** Of all that comes nothing may be left: Node's own stream for gzip, strict or not, drops what follows a NUL between members. */
+class Inflating extends Transform {
+  readonly #make: (first: number) => Gunzip | Inflate | InflateRaw;
+  #inflate: Gunzip | Inflate | InflateRaw | null = null;
+
+  constructor(make: (first: number) => Gunzip | Inflate | InflateRaw) {
+    super();
+    this.#make = make;
+  }
+
+  override _transform(chunk: Buffer, _encoding: BufferEncoding, done: TransformCallback): void {
+    const inflate = (this.#inflate ??= this.#open(chunk[0]!));
+    const before = inflate.bytesWritten;
+    inflate.write(chunk, (error) => {
+      const isWhole = inflate.bytesWritten - before === chunk.length;
+      done(error ?? (isWhole ? null : new Error('bytes follow the end of the compressed stream')));
+    });
   }
 
   override _read(size: number): void {
@@ -130,6 +142,15 @@ class EitherInflate extends Transform {
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     this.#inflate?.destroy();
     done(error);
+  }
+
+  #open(first: number): Gunzip | Inflate | InflateRaw {
+    const inflate = this.#make(first);
+    inflate.on('data', (piece) => {
+      if (!this.push(piece)) inflate.pause();
+    });
+    inflate.on('error', (error) => this.destroy(error));
+    return inflate;
   }
 }
 

@@ -181,6 +181,8 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
 
   drained(): void {
     if (this.#controller === null || this.#done) return;
+    // The server waited meanwhile.
+    this.#bodySinceMs += this.#fetcher.clockMs - this.#sinceMs;
     this.#enter('body');
     this.#controller.resume();
   }
@@ -220,7 +222,7 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
   #expectBody(): void {
     const { sizeBytes } = this.#request;
     const headers = this.#headers;
-    const transfer = headers['transfer-encoding']?.toString().toLowerCase();
+    const transfer = headers['transfer-encoding']?.toString().trim().toLowerCase();
     if (transfer !== undefined && transfer !== 'chunked') {
       throw new FetchError('decode', `the transfer coding is unknown: ${transfer.slice(0, 100)}`);
     }

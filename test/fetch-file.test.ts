@@ -314,7 +314,8 @@ test('a body may be several zstd frames or gzip members, one after another, howe
         assert.ok(Buffer.concat(writer.chunks).equals(body), contentEncoding);
       });
     }
-    for (const damaged of [whole.subarray(0, -3), Buffer.concat([whole, Buffer.from('and more')])]) {
+    const followed = ['and more', '\0', '\0and more'].map((more) => Buffer.concat([whole, Buffer.from(more)]));
+    for (const damaged of [whole.subarray(0, -3), ...followed]) {
       await withFault(file, { body: damaged, contentEncoding }, async () => {
         assert.equal((await fail(file, {}, () => new MemoryWriter())).reason, 'decode');
       });
@@ -413,6 +414,7 @@ test('Retry-After is told in milliseconds, as seconds and as a date in all three
   const date = 'Sun, 06 Nov 1994 08:49:27 GMT';
   const cases: [string, number | null][] = [
     ['7', 7000],
+    ['7 ', 7000],
     ['0', 0],
     ['Sun, 06 Nov 1994 08:49:37 GMT', 10_000],
     ['Sunday, 06-Nov-94 08:49:37 GMT', 10_000],

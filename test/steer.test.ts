@@ -146,6 +146,20 @@ test('retry goes on with a failed listing, by new headers', async (t) => {
   assert.equal(server.requests.at(-1)?.headers['authorization'], 'new');
 });
 
+test('what waits to be tried again goes by the new headers', async (t) => {
+  const server = await fileServer(t, { files: 20 });
+  server.fault(/^\/get\//, { status: 500, times: 1 });
+  const retry = { baseDelayMs: 4_000, maxDelayMs: 4_000 };
+  const { id } = await service.post(order(server, 'again', { headers: { 'x-key': 'a' }, retry }));
+  await service.until(id, ({ progress }) => progress.requestsRetried > 0);
+  assert.equal((await call('PATCH', `/jobs/${id}`, { headers: { 'x-key': 'b' } })).status, 200);
+  const patchedAt = performance.now();
+  assert.equal((await service.ended(id)).state, 'completed');
+  const later = server.requests.filter(({ atMs }) => atMs > patchedAt + 1_000);
+  assert.ok(later.length > 0);
+  assert.deepEqual(new Set(later.map(({ headers }) => headers['x-key'])), new Set(['b']));
+});
+
 test('limits and headers are in force on every worker within a second of their change', async (t) => {
   const server = await fileServer(t, { files: 200_000, pageSize: 1_000, latencyMs: 20 });
   const { id } = await service.post(

@@ -190,6 +190,13 @@ export function storeError(error: unknown): FetchError {
       });
     case 'EXDEV':
       return new FetchError('sink', 'another file system is mounted inside the sink', { cause: error });
+    case 'EMFILE':
+    case 'ENFILE':
+      // Bodies that come piece by piece have a file each; there is room again when some have ended.
+      return new FetchError('sink', `the file cannot be stored now: ${wordsOf(error)}`, {
+        cause: error,
+        retryable: true,
+      });
     case 'ENOENT':
       // Another attempt makes them again: nothing is wrong with the disk.
       return new FetchError('sink', 'its folder or its temporary file was taken away', {
