@@ -102,11 +102,11 @@ end
 local function pathInUse(path)
   local all = call('HGETALL', KEYS[8])
   -- Of jobs that were cancelled: nobody else may ever ask for their paths.
-  local left = #all / 2 > call('SCARD', KEYS[7]) + 100
+  local tooMany = #all / 2 > call('SCARD', KEYS[7]) + 100
   for i = 1, #all, 2 do
     local a, b = all[i] .. '/', path .. '/'
     local overlaps = a:sub(1, #b) == b or b:sub(1, #a) == a
-    if overlaps or left then
+    if overlaps or tooMany then
       local user = all[i + 1]
       local active = call('SISMEMBER', KEYS[7], user) == 1
       local used = active or leased(user)
