@@ -68,6 +68,16 @@ local function leased(job)
   return false
 end
 
+-- The time for which a job was running, without that between a pause, or an end, and what made it go on.
+local function goesOn() call('HSETNX', J, 'runsSince', now) end
+
+local function rests()
+  local since = call('HGET', J, 'runsSince')
+  if not since then return end
+  call('HINCRBY', J, 'ranMs', string.format('%d', math.max(0, tonumber(now) - tonumber(since))))
+  call('HDEL', J, 'runsSince')
+end
+
 -- The end of every operation that takes an entry out: the final state where none is left, else the frontier's turn.
 local function settle()
   local left = call('HLEN', I)
@@ -76,6 +86,7 @@ local function settle()
       state = call('EXISTS', S) == 1 and 'failed'
         or number('filesFailed') > 0 and 'completed_with_failures' or 'completed'
       call('HSET', J, 'state', state, 'finishedAt', now)
+      rests()
     end
     if state ~= 'paused' then
       call('SREM', KEYS[7], id)
@@ -88,7 +99,11 @@ local function settle()
   return left <= cap and state == 'running' and opens() or {}
 end
 
-local function pause(reason) state = 'paused'; call('HSET', J, 'state', state, 'pausedReason', reason) end
+local function pause(reason)
+  state = 'paused'
+  call('HSET', J, 'state', state, 'pausedReason', reason)
+  rests()
+end
 
 -- Brent's cycle detection, one token a step, in constant memory. True: this token was seen before.
 local function looped(brent, token)
@@ -129,6 +144,7 @@ local function begunAnew()
   state = 'running'
   epoch = tostring(call('HINCRBY', J, 'epoch', 1))
   call('HSET', J, 'state', state)
+  goesOn()
 end
 
 local operations = {}
@@ -176,7 +192,7 @@ function operations.begin()
     call('HSET', J, 'state', state)
   end
   if state ~= 'running' or epoch ~= ARGV[4] then return { 'drop' } end
-  call('HSETNX', J, 'startedAt', now)
+  if call('HSETNX', J, 'startedAt', now) == 1 then goesOn() end
   if e.nonce ~= nonce then
     e.nonce, e.tries = nonce, e.tries + 1
     put(q, e)
@@ -330,6 +346,7 @@ function operations.cancel()
   state = 'cancelled'
   call('HSET', J, 'state', state, 'finishedAt', now)
   call('HDEL', J, 'pausedReason')
+  rests()
   settle()
   return { 'ok' }
 end

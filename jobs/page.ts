@@ -195,10 +195,17 @@ function allFailed(job: JobInWork, attempt: Attempt, items: Run['items'], error:
   return (attempt.files = files);
 }
 
-/** publish → drop → enqueue: gives a sealed shard, or manifest, its name. Throws where it cannot be: the sweeper's next hint tries again. */
+/**
+ * publish → drop → enqueue: gives a sealed shard, or manifest, its name. One that is not there was taken away by whoever wants it
+ * elsewhere, or lost with the power: nothing brings it back, and a `verify` tells. Throws where it cannot be seen: the sweeper's
+ * next hint tries again.
+ */
 async function publish(context: PageContext, job: JobInWork, seq: number, nonce: string): Promise<void> {
-  if ((await job.sink.publisher?.publish(seq, nonce)) !== true) {
-    throw new FetchError('sink', `the shard or manifest of page ${seq} was counted, and is not there any more`);
+  await job.openSink();
+  const { broken, publisher } = job.sink;
+  if (broken !== undefined) throw broken;
+  if ((await publisher?.publish(seq, nonce)) !== true) {
+    context.logger.error({ job: job.id, page: seq }, 'what was made of the page, and counted, is not there any more');
   }
   failpoint('published');
   const dropped = await context.store.drop(job.id, seq, nonce);

@@ -137,6 +137,8 @@ export class HintConsumer {
       prefix: keyPrefix,
       concurrency,
       lockDuration: lockMs,
+      // A worker that reads a huge page answers nobody for some seconds: three quarters of the lock are left for that.
+      lockRenewTime: lockMs / 4,
       stalledInterval: Math.max(STALLED_CHECK_MS_MIN, lockMs / 10),
       // A page whose worker died is begun again as often as it takes; pages that kill their workers are told by the
       // chain's own count of tries.

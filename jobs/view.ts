@@ -149,8 +149,9 @@ function isIdle([, , looks, idle]: Latest): boolean {
   return looks >= SPEED_SECONDS && idle > looks / 2;
 }
 
+/** The mean of all the time for which it ran. */
 function speedOverall(record: Hash, files: number, bytes: number): Speed {
-  const ms = Number(record.finishedAt) - Number(record.startedAt);
+  const ms = Number(record.ranMs);
   if (!(ms > 0)) return { filesPerSecond: 0, bytesPerSecond: 0 };
   return { filesPerSecond: round((files * 1000) / ms), bytesPerSecond: round((bytes * 1000) / ms) };
 }

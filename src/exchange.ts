@@ -15,7 +15,7 @@ import { Decoder, contentCodings, type DecoderOutput } from './decode.ts';
 import { FetchError } from './errors.ts';
 import type { Answer, Exchange, Fetcher, FetchHandler, FetchRequest } from './fetch-file.ts';
 import type { Connection, HttpAgent } from './http.ts';
-import { readInPlace } from './socket-reads.ts';
+import { holdReads, readInPlace } from './socket-reads.ts';
 
 // What is thrown away to keep a connection rather than open a new one.
 const drainBytesMax = 65_536;
@@ -145,7 +145,7 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
     } else if (this.#receivedBytes > codedBytesMax(this.#request.maxBytes)) {
       this.#fail(tooLarge(codedBytesMax(this.#request.maxBytes)));
     } else if (!this.#decoder.write(chunk)) {
-      this.#controller?.pause();
+      this.#hold(true);
       this.#phase = 'own';
     }
   }
@@ -154,6 +154,7 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
     if (this.#done) return;
     this.#controller = null;
     if (this.#verdict !== null) return this.#end(this.#verdict, null);
+    this.#hold(false);
     // Nothing at all is an empty file in any coding.
     if (this.#decoder === null || this.#receivedBytes === 0) return this.decoded();
     this.#phase = 'own';
@@ -184,7 +185,7 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
     // The server waited meanwhile.
     this.#bodySinceMs += this.#fetcher.clockMs - this.#sinceMs;
     this.#enter('body');
-    this.#controller.resume();
+    this.#hold(false);
   }
 
   undecodable(error: FetchError): void {
@@ -212,6 +213,16 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
     const { origin, path, condition } = this.#request;
     if (statusCode === 304 && condition) return { statusCode, headers, body: null, bytes: 0 };
     return redirectTarget(statusCode, headers, origin + path) ?? statusError(statusCode, headers);
+  }
+
+  /**
+   * Waits for the decoder. undici's own `pause` would keep an answer that is there whole from ending, and it would be taken for
+   * cut off where the server closes.
+   */
+  #hold(held: boolean): void {
+    if (this.#decoder === null) return;
+    const socket = this.#connection?.socket;
+    if (socket != null) holdReads(socket, held);
   }
 
   #enter(phase: Phase): void {

@@ -46,8 +46,14 @@ export function readInPlace(socket: Socket, inPlace: boolean): void {
   if (reads !== undefined) reads.inPlace = inPlace;
 }
 
+/** Whether nothing more is to be read for now. What was read already is handed over all the same: at most a buffer, and by TLS a little more. */
+export function holdReads(socket: Socket, held: boolean): void {
+  (socket as Partial<ReadingSocket>)[readsOf]?.hold(held);
+}
+
 class Reads {
   inPlace = false;
+  #held = false;
   readonly #socket: Socket;
   readonly #unread: Buffer[] = [];
   #stopped = false;
@@ -68,20 +74,30 @@ class Reads {
       at += piece.length;
     }
     // TLS may have more that it hands over all the same.
-    this.#stopped = this.#unread.length > 0;
+    this.#stopped = this.#held || this.#unread.length > 0;
     return !this.#stopped;
   }
 
   take(): Buffer | null {
     const chunk = this.#unread.shift() ?? null;
-    if (this.#stopped && this.#unread.length === 0) {
-      this.#stopped = false;
-      this.#socket.resume();
-    }
+    this.#goOn();
     return chunk;
+  }
+
+  hold(held: boolean): void {
+    this.#held = held;
+    if (!held) return this.#goOn();
+    this.#stopped = true;
+    this.#socket.pause();
   }
 
   putBack(chunk: Buffer): void {
     if (chunk.length > 0) this.#unread.unshift(chunk);
+  }
+
+  #goOn(): void {
+    if (!this.#stopped || this.#held || this.#unread.length > 0) return;
+    this.#stopped = false;
+    this.#socket.resume();
   }
 }

@@ -3,6 +3,8 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { jobKeys, sharedKeys } from '../jobs/store.ts';
+import { connectRedis } from '../src/redis.ts';
 import type { Job, JobRequest } from '../src/schemas.ts';
 import { damagedMembers, readIndex, readMember } from '../src/sinks/shards/read-shard.ts';
 import { fileServer, type FileServer } from './helpers/file-server.ts';
@@ -117,6 +119,26 @@ for (const compression of ['none', 'gzip'] as const) {
     const job: Job = await service.ended(id);
     assert.deepEqual([job.state, job.progress.filesDownloaded, job.progress.filesListed], ['completed', 6_000, 6_000]);
     await expectAll(server, path, 6_000);
+  });
+}
+
+for (const end of ['completed', 'cancelled'] as const) {
+  test(`what was counted and is gone before it got its name holds no job up that is to be ${end}`, async (t) => {
+    const server = await fileServer(t, { files: 100 });
+    const sink = { type: 'tar', path: `gone-${end}` } as const;
+    const { id } = await service.post(order(server, sink));
+    await service.ended(id);
+    for (const shard of shardsIn(sink.path)) rmSync(shard);
+    // As it is where Redis lost its latest operations, or the machine its latest files.
+    const redis = connectRedis(join(service.stateDir, 'redis/redis.sock'), { patient: true });
+    t.after(() => redis.disconnect());
+    const { job, inFlight } = jobKeys(id);
+    const state = end === 'completed' ? 'running' : end;
+    await redis.multi().hset(job, { state }).hset(inFlight, 0, 's 1 n 0').sadd(sharedKeys.active, id).exec();
+    await service.until(id, (job) => job.state === end);
+    while ((await redis.sismember(sharedKeys.active, id)) === 1) t.signal.throwIfAborted();
+    assert.equal((await fetch(`${service.url}/jobs/${id}`, { method: 'DELETE' })).status, 204);
+    assert.match(service.output, new RegExp(`"job":"${id}".*is not there any more`));
   });
 }
 

@@ -12,6 +12,7 @@ import {
   type Counts,
   type ListingError,
 } from '../jobs/store.ts';
+import { readJob } from '../jobs/view.ts';
 import { connectRedis } from '../src/redis.ts';
 import { jobSpec } from './helpers/job-spec.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
@@ -607,6 +608,34 @@ test('the final state comes with the last page, once, and nothing changes it aft
   assert.equal(await store.resume('j'), null);
   assert.deepEqual(await store.todo('j'), { epoch: 0, seqs: [] });
   assert.deepEqual(await contents(), final);
+});
+
+async function filesPerSecond(): Promise<number | undefined> {
+  return (await readJob(redis, 'j'))?.job.progress.filesPerSecond;
+}
+
+test("a job's speed at its end is the mean of the time for which it ran", async () => {
+  const { job } = jobKeys('j');
+  const passed = async (seconds: number): Promise<void> => {
+    const since = await redis.hget(job, 'runsSince');
+    if (since !== null) await redis.hset(job, 'runsSince', Number(since) - seconds * 1000);
+  };
+  await create();
+  await store.begin('j', 0, 0, 'a');
+  await passed(100);
+  await store.pause('j', 'user', 0);
+  await passed(1000);
+  await store.resume('j');
+  await passed(100);
+  await store.begin('j', 0, 1, 'b');
+  await advance(0, 'b', null);
+  await commit(0, 'b', { filesListed: 10_000, filesDownloaded: 9999 }, 1);
+  assert.equal(await filesPerSecond(), 50);
+  await passed(1000);
+  await store.retry('j', { reason: null, statusCode: null, activeJobsMax: 10 });
+  await passed(50);
+  await store.cancel('j');
+  assert.equal(await filesPerSecond(), 40);
 });
 
 test('the first begin starts a queued job, which until then counts as running', async () => {

@@ -6,6 +6,7 @@ import { createServer as createSecureServer } from 'node:https';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { test, type TestContext } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
+import { createServer as createTlsServer } from 'node:tls';
 import { gzipSync } from 'node:zlib';
 import { Fetcher, type Answer, type FetchRequest } from '../src/fetch-file.ts';
 import { HttpAgent, openConnector } from '../src/http.ts';
@@ -168,6 +169,31 @@ test('by TLS too: small bodies, large ones, and coded ones that wait for their d
     await checkSmall();
   }
 });
+
+for (const protocol of ['http', 'https']) {
+  test(`${protocol}: a coded body is whole where its server closes unannounced while it is decoded`, async (t) => {
+    // A little more than a decoder takes before it asks to wait.
+    const coded = gzipSync(Buffer.alloc(80_000_000));
+    assert.ok(coded.length > 65_536 && coded.length < 98_304);
+    const serve = (socket: Socket): void => {
+      socket.on('error', () => {});
+      socket.on('data', () => {
+        const head = `HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: ${coded.length}\r\n\r\n`;
+        socket.end(Buffer.concat([Buffer.from(head), coded]));
+      });
+    };
+    const server =
+      protocol === 'http'
+        ? createServer(serve)
+        : createTlsServer({ key: certificateKey, cert: certificate }, (socket) => serve(socket));
+    const get = await client(t, server, protocol);
+    for (let round = 0; round < 3; round += 1) {
+      const answer = await get('/coded', { memoryBytes: 1000 });
+      assert.ok(typeof answer === 'object');
+      assert.equal(answer.bytes, 80_000_000);
+    }
+  });
+}
 
 test('a reader that is not ready finds all that came when it is', async (t) => {
   let count = 1;
