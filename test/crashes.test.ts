@@ -6,7 +6,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
-import { setImmediate } from 'node:timers/promises';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { ChainStore } from '../jobs/store.ts';
 import type { Job, JobRequest } from '../src/schemas.ts';
@@ -178,7 +178,7 @@ test('a worker that runs out of memory takes nothing with it', async (t) => {
   const api = service.pids('api');
 
   const huge = await service.post(order(`http://127.0.0.1:${port}/list`, 'huge'));
-  while (!service.output.includes('JavaScript heap out of memory') && !t.signal.aborted) await service.workers();
+  while (!service.output.includes('JavaScript heap out of memory') && !t.signal.aborted) await sleep(25);
   const small = await service.ended((await service.post(order(healthy.listUrl, 'small'))).id);
   assert.equal(small.state, 'completed');
   assert.equal(small.progress.filesDownloaded, 500);
