@@ -121,7 +121,6 @@ async function takeAmong(context: PageContext, member: Member, hint: Hint, lost:
     return reason === 'moved' ? DONE : BACK;
   } finally {
     job.end(attempt);
-    if ((attempt.files?.items.length ?? 0) >= HUGE_PAGE_NAMES) giveMemoryBackSoon();
   }
 }
 
@@ -164,7 +163,7 @@ async function work(context: PageContext, job: JobInWork, attempt: Attempt, begu
 async function fetchAndStore(
   job: JobInWork,
   attempt: Attempt,
-  { items }: Run,
+  { tokens, items }: Run,
 ): Promise<{ files: PageFiles; isToPublish: boolean }> {
   const names = items.filter((item) => !('bad' in item)).map(({ name }) => name);
   // After a pause somebody may have put files there, to be left alone.
@@ -184,6 +183,9 @@ async function fetchAndStore(
     // What was taken away under it, or could not be read, may be made by another attempt.
     if (!(error instanceof FetchError) || error.retryable) throw error;
     return { files: allFailed(job, attempt, items, error), isToPublish: false };
+  } finally {
+    // Not for runs of many small pages: large jobs have one after the other, for which the memory is used again.
+    if (items.length >= HUGE_PAGE_NAMES * tokens.length) giveMemoryBackSoon();
   }
 }
 

@@ -19,11 +19,14 @@ import { plotGrowth } from './growth-plot.ts';
 import { spread } from './results.ts';
 import { runMain } from './run-main.ts';
 import { asMarkdown } from './tables.ts';
+import { touchMemory } from './target.ts';
 import { watchRun } from './watch.ts';
 
 const warmFiles = 20_000;
 /** So many files are enough for one size: large sizes run once. */
 const filesEnough = 3_000_000;
+/** Memory that so many files take is used before each size, else what a large job uses first would be new to the machine. */
+const touchedFiles = 500_000;
 const sampleMs = 100;
 const consumeMs = 1000;
 /** A job is closed on its workers some seconds after its end. */
@@ -114,6 +117,7 @@ async function runOnce(
   mkdirSync(folder);
   await using cleanUp = new AsyncDisposableStack();
   cleanUp.defer(() => rmSync(folder, { recursive: true, force: true }));
+  touchMemory(folder, { files: touchedFiles, fileBytes: 100 });
   const service = await startBenchService(folder, workers, interrupted);
   cleanUp.defer(() => service.stop());
   const redis = connectRedis(service.redisSocket, { patient: true });
