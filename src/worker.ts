@@ -5,6 +5,7 @@ import { startWorker, type DownloadWorker } from '../jobs/worker.ts';
 import { readConfig, type Config } from './config.ts';
 import { listenError } from './listen.ts';
 import { createLogger } from './log.ts';
+import { holdLittleGarbage } from './memory.ts';
 import { requireRedisUrl, runRole } from './process.ts';
 import { separateFolders } from './separate-folders.ts';
 
@@ -24,6 +25,7 @@ async function openServer(worker: DownloadWorker, { host }: Config, port: number
 }
 
 await runRole(async () => {
+  holdLittleGarbage();
   const config = readConfig(process.env);
   mkdirSync(config.dataDir, { recursive: true });
   separateFolders(config);
