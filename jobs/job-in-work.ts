@@ -353,7 +353,7 @@ export class JobInWork {
     this.#isSated = answer.granted >= wanted;
     // Somebody waits: this one for what others hold, or they for what this one has in flight.
     this.#timer.sharesChange(answer.granted < Math.max(answer.share, inFlight));
-    // A lock is renewed each quarter of its life.
+    // A lock is renewed each quarter of its life: more than half of it is left.
     requests.grant(answer.granted, asked + LEASE_MS, asked + this.#parts.lockMs / 2);
     this.#startsGranted = answer.starts > 0;
     // Not where it was asked for by another limit.

@@ -47,7 +47,8 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
   readonly #handler: FetchHandler;
   readonly #body: Body;
   #connection: Connection | null = null;
-  #controller: Dispatcher.DispatchController | null = null;
+  /** undici has it in hand. */
+  #dispatched = false;
   #phase: Phase = 'own';
   /** The fetcher's clock when the phase began or bytes came last. */
   #sinceMs = 0;
@@ -104,8 +105,8 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
     }
   }
 
-  onRequestStart(controller: Dispatcher.DispatchController): void {
-    this.#controller = controller;
+  onRequestStart(): void {
+    this.#dispatched = true;
     this.#enter('waiting');
   }
 
@@ -152,7 +153,7 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
 
   onResponseEnd(): void {
     if (this.#done) return;
-    this.#controller = null;
+    this.#dispatched = false;
     if (this.#verdict !== null) return this.#end(this.#verdict, null);
     this.#hold(false);
     // Nothing at all is an empty file in any coding.
@@ -167,8 +168,8 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
     const stale = this.#phase === 'waiting' && !this.#answering && this.#connection?.answered === true;
     const failure = connectionError(error, stale);
     // undici may call this from within dispatch, so from within start.
-    if (this.#controller === null) queueMicrotask(() => this.#fail(failure));
-    else this.#fail(failure);
+    if (this.#dispatched) this.#fail(failure);
+    else queueMicrotask(() => this.#fail(failure));
   }
 
   data(chunk: Uint8Array): void {
@@ -181,7 +182,7 @@ export class RunningExchange implements Exchange, Dispatcher.DispatchHandler, De
   }
 
   drained(): void {
-    if (this.#controller === null || this.#done) return;
+    if (!this.#dispatched || this.#done) return;
     // The server waited meanwhile.
     this.#bodySinceMs += this.#fetcher.clockMs - this.#sinceMs;
     this.#enter('body');

@@ -6,7 +6,7 @@ import { runInNewContext } from 'node:vm';
 export const HUGE_PAGE_BYTES = 8 * 1024 * 1024;
 export const HUGE_PAGE_NAMES = 20_000;
 
-/** By itself, V8 lets it be four times what lived, here of the names of an archive: 400 MB in a job of ten million. */
+/** By itself, V8 lets the old generation be four times what lived, here of an archive's names: 400 MB in a job of ten million. */
 const garbagePercentMax = 50;
 
 const delayMs = 5_000;

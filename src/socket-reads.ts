@@ -46,7 +46,7 @@ export function readInPlace(socket: Socket, inPlace: boolean): void {
   if (reads !== undefined) reads.inPlace = inPlace;
 }
 
-/** Whether nothing more is to be read for now. What was read already is handed over all the same: at most a buffer, and by TLS a little more. */
+/** Holds reading up, or lets it go on. What was read before is handed over all the same: at most a buffer, and by TLS a little more. */
 export function holdReads(socket: Socket, held: boolean): void {
   (socket as Partial<ReadingSocket>)[readsOf]?.hold(held);
 }

@@ -183,9 +183,7 @@ for (const protocol of ['http', 'https']) {
       });
     };
     const server =
-      protocol === 'http'
-        ? createServer(serve)
-        : createTlsServer({ key: certificateKey, cert: certificate }, (socket) => serve(socket));
+      protocol === 'http' ? createServer(serve) : createTlsServer({ key: certificateKey, cert: certificate }, serve);
     const get = await client(t, server, protocol);
     for (let round = 0; round < 3; round += 1) {
       const answer = await get('/coded', { memoryBytes: 1000 });

@@ -26,7 +26,7 @@ const warmFiles = 20_000;
 /** So many files are enough for one size: large sizes run once. */
 const filesEnough = 3_000_000;
 /** Memory that so many files take is used before each size, else what a large job uses first would be new to the machine. */
-const touchedFiles = 500_000;
+const touchedFiles = 100_000;
 const sampleMs = 100;
 const consumeMs = 1000;
 /** A job is closed on its workers some seconds after its end. */
