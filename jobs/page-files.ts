@@ -6,6 +6,7 @@ import type { BodyWriter, FileUrl, PageWriter } from '../src/sinks/index.ts';
 import type { BadItem, SourceFile } from '../src/sources/index.ts';
 import { conditionOf, confirms, noteOf, subjectOf, type Condition } from '../src/validators.ts';
 import { packFailure, type Refetch } from './failures.ts';
+import type { Items } from './items.ts';
 import { Transfer, type TransferOwner } from './transfer.ts';
 
 /** How many files that need no request are settled in one go before others get the event loop. */
@@ -19,7 +20,7 @@ const TOO_LATE = new FetchError('sink', 'the worker was not heard of for too lon
 
 /** The files of one page: which are still to be fetched, and what became of the others. */
 export class PageFiles {
-  readonly items: readonly (SourceFile | BadItem)[];
+  readonly items: Items;
   readonly #owner: TransferOwner;
   readonly #writer: PageWriter;
   readonly #done = Promise.withResolvers<void>();
@@ -38,7 +39,7 @@ export class PageFiles {
   /** As they are kept in the failures stream. */
   readonly failures: string[] = [];
 
-  constructor(owner: TransferOwner, writer: PageWriter, items: readonly (SourceFile | BadItem)[]) {
+  constructor(owner: TransferOwner, writer: PageWriter, items: Items) {
     this.#owner = owner;
     this.#writer = writer;
     this.items = items;
@@ -77,7 +78,7 @@ export class PageFiles {
   /** The next file that needs a request. `null`: none is left. `later`: ask again when others had the event loop. */
   next(): FileTransfer | null | 'later' {
     for (let settled = 0; settled < SETTLED_AT_ONCE_MAX; settled += 1) {
-      const item = this.items[this.#cursor];
+      const item = this.items.at(this.#cursor);
       if (item === undefined) return null;
       const index = this.#cursor;
       this.#cursor += 1;
@@ -267,19 +268,18 @@ function listedFrom(item: SourceFile, weight: number): FileUrl {
  * What names that a page lists more than once mean, by index: n > 1: the first of n with one URL; 0: a later one of them;
  * -1: another URL under a name that an earlier item has. Names that are listed once are not in it.
  */
-function sameNames(items: readonly (SourceFile | BadItem)[]): ReadonlyMap<number, number> {
+function sameNames(items: Items): ReadonlyMap<number, number> {
   const first = new Map<string, number>();
   const copies = new Map<number, number>();
-  for (let index = 0; index < items.length; index += 1) {
-    const item = items[index];
-    if (item === undefined || 'bad' in item) continue;
-    const earlier = first.get(item.name);
+  for (const [index, name] of items.names().entries()) {
+    if (name === null) continue;
+    const earlier = first.get(name);
     if (earlier === undefined) {
-      first.set(item.name, index);
+      first.set(name, index);
       continue;
     }
-    const other = items[earlier] as SourceFile;
-    const same = other.path === item.path && other.origin === item.origin;
+    const [one, other] = [items.at(earlier) as SourceFile, items.at(index) as SourceFile];
+    const same = one.path === other.path && one.origin === other.origin;
     copies.set(index, same ? 0 : -1);
     if (same) copies.set(earlier, (copies.get(earlier) ?? 1) + 1);
   }

@@ -5,11 +5,12 @@ import { failpoint } from '../src/failpoint.ts';
 import { giveMemoryBackSoon, HUGE_PAGE_NAMES } from '../src/memory.ts';
 import { withoutSecrets } from '../src/secrets.ts';
 import { brokenSink } from '../src/sinks/index.ts';
-import type { GetListing, SourcePage } from '../src/sources/index.ts';
+import type { GetListing } from '../src/sources/index.ts';
 import { attemptCounts, newAttempt, type Attempt, type StopReason } from './attempt.ts';
 import type { Company, Member } from './company.ts';
 import type { DataFolder } from './data-folder.ts';
 import type { JobInWork } from './job-in-work.ts';
+import { Items } from './items.ts';
 import { isActive, pagesInFlightMax } from './model.ts';
 import { readFailed } from './failures.ts';
 import { PageFiles } from './page-files.ts';
@@ -41,7 +42,7 @@ export interface PageContext {
 /** What an entry of the chain turned out to be. */
 interface Run {
   readonly tokens: readonly Token[];
-  readonly items: SourcePage['items'];
+  readonly items: Items;
   readonly next: Token | null;
   /** Names that were not counted as listed before. */
   readonly listed: number;
@@ -165,7 +166,7 @@ async function fetchAndStore(
   attempt: Attempt,
   { tokens, items }: Run,
 ): Promise<{ files: PageFiles; isToPublish: boolean }> {
-  const names = items.filter((item) => !('bad' in item)).map(({ name }) => name);
+  const names = items.names().filter((name) => name !== null);
   // After a pause somebody may have put files there, to be left alone.
   const isFirst = attempt.open && attempt.epoch === 0;
   const writer = job.sink.page(attempt.seq, attempt.nonce, names, isFirst);
@@ -190,7 +191,7 @@ async function fetchAndStore(
 }
 
 /** The shard, or manifest, could not be finished: none of its files counts as stored. */
-function allFailed(job: JobInWork, attempt: Attempt, items: Run['items'], error: FetchError): PageFiles {
+function allFailed(job: JobInWork, attempt: Attempt, items: Items, error: FetchError): PageFiles {
   const { seq, nonce } = attempt;
   const files = new PageFiles(job.requests, brokenSink(error).page(seq, nonce, []), items);
   while (files.next() !== null);
@@ -267,7 +268,7 @@ async function list(
   const [first] = tokens;
   if (typeof first === 'object') {
     const { own, rest, items, failed } = await readFailed(store.redis, job.id, first);
-    return { tokens: [own], items, next: rest, listed: 0, failedBefore: failed };
+    return { tokens: [own], items: new Items(items), next: rest, listed: 0, failedBefore: failed };
   }
   const get: GetListing = (url, into) => job.list(attempt, url, into);
   const run = await walk(job.source, tokens as readonly string[], open, get, job.urlList, {

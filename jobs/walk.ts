@@ -2,6 +2,7 @@ import { FetchError } from '../src/errors.ts';
 import type { Shards } from '../src/sinks/index.ts';
 import type { GetListing, SourcePage, sourceOf } from '../src/sources/index.ts';
 import type { JobList } from '../src/url-files.ts';
+import { Items } from './items.ts';
 
 /** Where files and pages come quickly, several are walked in one go: an entry costs Redis and its worker a millisecond or two. */
 const RUN_SECONDS = 0.5;
@@ -23,15 +24,13 @@ const TYPICAL_FILE_BYTES = 2048;
 /** A job ends when its last runs do, and whoever has none of them waits: they are no more than a part of what was done before. */
 const RUN_OF_SETTLED = 1 / 8;
 
-type Items = SourcePage['items'];
-
 /** How much is listed in one go: of one run. */
 export interface RunSize {
   /**
    * Takes in the items of the run's next page, and tells whether those so far are enough. The run was begun `ms` ago: a slow
    * listing ends it early, as its files, and other workers, are waiting.
    */
-  isEnoughWith(page: Items, ms: number): boolean;
+  isEnoughWith(page: SourcePage['items'], ms: number): boolean;
 }
 
 /** What a worker knows of a job. */
@@ -119,10 +118,10 @@ export async function walk(
   const read = (token: string): Promise<SourcePage> => source.read(token, get, list);
   const begun = performance.now();
   const first = await read(tokens[0] ?? '');
-  const more: Items[] = [];
+  const items = new Items(first.items);
   if (!open) {
-    for (const token of tokens.slice(1)) more.push((await read(token)).items);
-    return { tokens, items: first.items.concat(...more), next: null };
+    for (const token of tokens.slice(1)) items.add((await read(token)).items);
+    return { tokens, items, next: null };
   }
   const walked = [...tokens];
   let last = first;
@@ -138,7 +137,7 @@ export async function walk(
       throw error;
     }
     walked.push(next);
-    more.push(last.items);
+    items.add(last.items);
   }
-  return { tokens: walked, items: first.items.concat(...more), next: last.next, filesTotal: first.filesTotal };
+  return { tokens: walked, items, next: last.next, filesTotal: first.filesTotal };
 }

@@ -4,6 +4,7 @@ import { after, before, beforeEach, test } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
 import { newAttempt, type Attempt } from '../jobs/attempt.ts';
+import { Items } from '../jobs/items.ts';
 import { JobInWork } from '../jobs/job-in-work.ts';
 import { PageFiles } from '../jobs/page-files.ts';
 import { pulse, readGoodFile, type PulseRequest } from '../jobs/pulse.ts';
@@ -12,7 +13,6 @@ import { ShareCalls } from '../jobs/share-calls.ts';
 import { ChainStore, jobKeys } from '../jobs/store.ts';
 import { Script, connectRedis } from '../src/redis.ts';
 import type { JobSpec } from '../src/schemas.ts';
-import type { SourceFile } from '../src/sources/index.ts';
 import { jobSpec } from './helpers/job-spec.ts';
 import { recordedFetcher } from './helpers/recorded-fetcher.ts';
 import { startTestRedis, type TestRedis } from './helpers/redis.ts';
@@ -227,13 +227,14 @@ function jobOn(redis: Redis, spec: JobSpec, worker = 'me') {
 }
 
 /** So many files of a page. */
-function listed(count: number): SourceFile[] {
-  return Array.from({ length: count }, (_, index) => `${index}`).map((name) => ({
+function listed(count: number): Items {
+  const files = Array.from({ length: count }, (_, index) => `${index}`).map((name) => ({
     name,
     origin: 'http://127.0.0.1:9',
     path: `/${name}`,
     sizeBytes: null,
   }));
+  return new Items(files);
 }
 
 test('a worker that gives its share back does not use it while the answer is on its way', async () => {
@@ -289,9 +290,7 @@ test('who may have lost its pages starts nothing, and still stores what it has r
   const { job, started, writer } = jobOn(redis, jobSpec());
   const { requests } = job;
   const attempt = newAttempt({ seq: 0, epoch: 0, nonce: 'n', open: true });
-  attempt.files = new PageFiles(requests, writer, [
-    { name: 'a', origin: 'http://127.0.0.1:9', path: '/a', sizeBytes: null },
-  ]);
+  attempt.files = new PageFiles(requests, writer, listed(1));
   job.begin(attempt);
   const now = performance.now();
   requests.grant(10, now + 5_000, now - 1);

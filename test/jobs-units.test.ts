@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import { packFailure, unpackFailure } from '../jobs/failures.ts';
 import { ListingTransfer, newAttempt } from '../jobs/attempt.ts';
 import { Company } from '../jobs/company.ts';
+import { Items } from '../jobs/items.ts';
 import { answerTo, isActive, pagesInFlightMax, placesOfListing, type Verb } from '../jobs/model.ts';
 import { FileTransfer, PageFiles } from '../jobs/page-files.ts';
 import { Requests } from '../jobs/requests.ts';
@@ -174,13 +175,12 @@ const pagesOf = (count: number, names: number) =>
 const first = ['http://127.0.0.1:9/list'];
 const token = (page: number) => `http://127.0.0.1:9/list?next-marker=t${page}`;
 const tokens = (count: number) => Array.from({ length: count }, (_, page) => (page === 0 ? first[0] : token(page)));
-const names = (items: readonly (SourceFile | BadItem)[]) => items.map(({ name }) => name);
 
 test('small pages are walked in one go until there are as many names as are wanted', async () => {
   const { get, asked } = listing(pagesOf(500, 10));
   const run = await walk(first, true, get);
   assert.deepEqual(run.tokens, tokens(100));
-  assert.deepEqual(names(run.items), pagesOf(100, 10).flat());
+  assert.deepEqual(run.items.names(), pagesOf(100, 10).flat());
   assert.equal(run.next, token(100));
   assert.equal(asked.length, 100);
 });
@@ -220,7 +220,7 @@ test('a run that is walked again lists its recorded tokens and ignores every "ne
   const run = await walk([token(2), token(7), token(3)], false, get);
   assert.deepEqual(asked, [2, 7, 3]);
   assert.deepEqual(
-    names(run.items),
+    run.items.names(),
     [2, 7, 3].flatMap((page) => pagesOf(9, 10)[page] ?? []),
   );
   assert.deepEqual([run.tokens, run.next], [[token(2), token(7), token(3)], null]);
@@ -314,7 +314,7 @@ function page(
 ) {
   const owner = new Owner(spec);
   const writer = new Writer(there);
-  return { owner, writer, files: new PageFiles(owner, writer, items) };
+  return { owner, writer, files: new PageFiles(owner, writer, new Items(items)) };
 }
 
 /** The next file of a page that needs a request. */
@@ -819,7 +819,6 @@ test('a file, and a page that no attempt has listed yet, have had no outcome; a 
     const attempt = newAttempt({ seq: 0, epoch: 0, nonce: 'n', open });
     return new ListingTransfer(owner, attempt, new URL(`${origin}/list`), null);
   };
-  const file = new PageFiles(owner, new Writer(), [{ name: 'a', origin, path: '/a', sizeBytes: null }]).next();
-  assert.ok(file instanceof FileTransfer);
-  assert.deepEqual([file.isNew, list(true).isNew, list(false).isNew], [true, true, false]);
+  const { isNew } = request(new PageFiles(owner, new Writer(), new Items([file('a')])));
+  assert.deepEqual([isNew, list(true).isNew, list(false).isNew], [true, true, false]);
 });
