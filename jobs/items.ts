@@ -14,8 +14,8 @@ interface Place {
  */
 export class Items {
   readonly #held: (string | SourceFile | BadItem)[] = [];
-  /** Of the files that are held by their names. */
-  readonly #sizes: (number | null)[] = [];
+  /** Of the files whose size is told, by index. */
+  readonly #sizes: number[] = [];
   #place: Place | null = null;
 
   constructor(...pages: SourcePage['items'][]) {
@@ -30,8 +30,8 @@ export class Items {
     for (const item of page) {
       const isFile = !('bad' in item);
       if (isFile) this.#place ??= placeOf(item);
+      if (isFile && item.sizeBytes !== null) this.#sizes[this.length] = item.sizeBytes;
       this.#held.push(isFile && this.#isInPlace(item) ? item.name : item);
-      this.#sizes.push(isFile ? item.sizeBytes : null);
     }
   }
 

@@ -4,7 +4,7 @@ import { FetchError } from '../src/errors.ts';
 import { failpoint } from '../src/failpoint.ts';
 import { giveMemoryBackSoon, HUGE_PAGE_NAMES } from '../src/memory.ts';
 import { withoutSecrets } from '../src/secrets.ts';
-import { brokenSink } from '../src/sinks/index.ts';
+import { brokenSink, type PageWriter } from '../src/sinks/index.ts';
 import type { GetListing } from '../src/sources/index.ts';
 import { attemptCounts, newAttempt, type Attempt, type StopReason } from './attempt.ts';
 import type { Company, Member } from './company.ts';
@@ -166,10 +166,7 @@ async function fetchAndStore(
   attempt: Attempt,
   { tokens, items }: Run,
 ): Promise<{ files: PageFiles; isToPublish: boolean }> {
-  const names = items.names().filter((name) => name !== null);
-  // After a pause somebody may have put files there, to be left alone.
-  const isFirst = attempt.open && attempt.epoch === 0;
-  const writer = job.sink.page(attempt.seq, attempt.nonce, names, isFirst);
+  const writer = writerOf(job, attempt, items);
   try {
     const files = new PageFiles(job.requests, writer, items);
     await job.fetch(attempt, files);
@@ -188,6 +185,13 @@ async function fetchAndStore(
     // Not for runs of many small pages: large jobs have one after the other, for which the memory is used again.
     if (items.length >= HUGE_PAGE_NAMES * tokens.length) giveMemoryBackSoon();
   }
+}
+
+function writerOf({ sink }: JobInWork, { seq, nonce, open, epoch }: Attempt, items: Items): PageWriter {
+  const names = items.names().filter((name) => name !== null);
+  // After a pause somebody may have put files there, to be left alone.
+  const isFirst = open && epoch === 0;
+  return sink.page(seq, nonce, names, isFirst);
 }
 
 /** The shard, or manifest, could not be finished: none of its files counts as stored. */
