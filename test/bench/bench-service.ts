@@ -70,10 +70,10 @@ export async function startBenchService(
   };
 }
 
-/** The worker processes that the service knows of. */
+/** The worker processes that the service knows of; none while it cannot tell, as its Redis does not answer. */
 export async function workerPids(url: string): Promise<number[]> {
   const answer = await fetch(`${url}/workers`, { signal: AbortSignal.timeout(5000) });
-  const { workers } = (await answer.json()) as { workers: { pid: number }[] };
+  const { workers = [] } = (await answer.json()) as { workers?: { pid: number }[] };
   return workers.map((worker) => worker.pid);
 }
 
