@@ -14,12 +14,12 @@ interface Place {
  */
 export class Items {
   readonly #held: (string | SourceFile | BadItem)[] = [];
-  /** Of the files whose size is told, by index. */
+  /** Of the files that are held by their names, by index: those that are told. */
   readonly #sizes: number[] = [];
   #place: Place | null = null;
 
-  constructor(...pages: SourcePage['items'][]) {
-    for (const page of pages) this.add(page);
+  constructor(page: SourcePage['items']) {
+    this.add(page);
   }
 
   get length(): number {
@@ -27,12 +27,7 @@ export class Items {
   }
 
   add(page: SourcePage['items']): void {
-    for (const item of page) {
-      const isFile = !('bad' in item);
-      if (isFile) this.#place ??= placeOf(item);
-      if (isFile && item.sizeBytes !== null) this.#sizes[this.length] = item.sizeBytes;
-      this.#held.push(isFile && this.#isInPlace(item) ? item.name : item);
-    }
+    for (const item of page) this.#held.push('bad' in item ? item : this.#packed(item));
   }
 
   /** The item at an index from 0 to `length` - 1, else undefined. */
@@ -46,6 +41,14 @@ export class Items {
   /** What the files are called, by index; null where there is no file. */
   names(): (string | null)[] {
     return this.#held.map((item) => (typeof item === 'string' ? item : 'bad' in item ? null : item.name));
+  }
+
+  /** To be called before it is added. */
+  #packed(file: SourceFile): string | SourceFile {
+    this.#place ??= placeOf(file);
+    if (!this.#isInPlace(file)) return file;
+    if (file.sizeBytes !== null) this.#sizes[this.length] = file.sizeBytes;
+    return file.name;
   }
 
   #isInPlace({ name, origin, path }: SourceFile): boolean {

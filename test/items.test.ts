@@ -23,7 +23,7 @@ const item: Arbitrary<SourceFile | BadItem> = fc.oneof(
 test('a run gives its items back as they were listed, whatever their URLs have in common', () => {
   fc.assert(
     fc.property(fc.array(fc.array(item)), (pages) => {
-      const items = new Items();
+      const items = new Items([]);
       for (const page of pages) items.add(page);
       const all = pages.flat();
       const back = Array.from({ length: items.length }, (_, index) => items.at(index));
@@ -49,7 +49,7 @@ test('of files whose URLs differ by their names alone a run holds little more th
   const held = (): number => (collect(), process.memoryUsage().heapUsed);
   const count = 100_000;
   const before = held();
-  const items = new Items();
+  const items = new Items([]);
   for (let from = 0; from < count; from += 1000) items.add(pageOf(from));
   const bytes = (held() - before) / count;
   assert.ok(bytes < 80, `${bytes} bytes a file`);
