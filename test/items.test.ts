@@ -1,11 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import * as fc from 'fast-check';
 import type { Arbitrary } from 'fast-check';
 import { Items } from '../jobs/items.ts';
 import type { BadItem, SourceFile } from '../src/sources/index.ts';
+import { collector, memoryInUse } from './helpers/memory.ts';
 
 const few = fc.stringMatching(/^[a/?]{0,3}$/);
 const size = fc.option(fc.nat());
@@ -44,14 +43,14 @@ function pageOf(from: number): SourceFile[] {
 }
 
 test('of files whose URLs differ by their names alone a run holds little more than the names', () => {
-  setFlagsFromString('--expose-gc');
-  const collect = runInNewContext('gc') as () => void;
-  const held = (): number => (collect(), process.memoryUsage().heapUsed);
+  const collect = collector();
   const count = 100_000;
-  const before = held();
+  collect();
+  const before = memoryInUse();
   const items = new Items([]);
   for (let from = 0; from < count; from += 1000) items.add(pageOf(from));
-  const bytes = (held() - before) / count;
+  collect();
+  const bytes = (memoryInUse() - before) / count;
   assert.ok(bytes < 80, `${bytes} bytes a file`);
   assert.equal(items.length, count);
 });

@@ -3,8 +3,8 @@ import { test } from 'node:test';
 import type { SinkSpec } from '../src/sinks/index.ts';
 import { openSink } from '../src/sinks/index.ts';
 import { openStored, type Checked } from '../src/sinks/stored.ts';
-import { collector, memoryInUse } from './conformance/sink.ts';
 import { temporaryFolder } from './helpers/folders.ts';
+import { collector, memoryInUse } from './helpers/memory.ts';
 
 const FILES = 100_000;
 const PAGE = 20_000;

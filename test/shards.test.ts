@@ -23,8 +23,9 @@ import { tarEnd, TarLayout } from '../src/sinks/shards/tar.ts';
 import { byName, decompress } from './conformance/shard-bodies.ts';
 import { contents, openPlace, longShardConformance, shardConformance } from './conformance/shard-sink.ts';
 import { sealedBody } from './conformance/sealed-body.ts';
-import { collector, failsWith, memoryInUse, oddNames } from './conformance/sink.ts';
+import { failsWith, oddNames } from './conformance/sink.ts';
 import { temporaryFolder } from './helpers/folders.ts';
+import { collector, memoryInUse } from './helpers/memory.ts';
 
 const spec = (type: ShardSinkSpec['type'], compression: Compression = 'none'): ShardSinkSpec => ({
   type,

@@ -19,8 +19,9 @@ import {
 } from '../../src/sinks/shards/read-shard.ts';
 import type { BodyWriter } from '../../src/sinks/index.ts';
 import { temporaryFolder } from '../helpers/folders.ts';
+import { collector, memoryInUse } from '../helpers/memory.ts';
 import { bodies, byName, decompress } from './shard-bodies.ts';
-import { collector, failsWith, memoryInUse, oddNames } from './sink.ts';
+import { failsWith, oddNames } from './sink.ts';
 
 const rounds = 5;
 const from = (name: string) => ({ origin: 'http://host', path: `/get/${encodeURIComponent(name)}` });

@@ -4,13 +4,12 @@ import { once } from 'node:events';
 import { randomInt } from 'node:crypto';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import assert from 'node:assert/strict';
 import type { FetchError } from '../../src/errors.ts';
 import type { SinkSpec } from '../../src/sinks/index.ts';
 import { openSink as open, type BodyWriter, type PageWriter, type Sink } from '../../src/sinks/index.ts';
 import { temporaryFolder } from '../helpers/folders.ts';
+import { memoryInUse } from '../helpers/memory.ts';
 import { isSealed, sealedBody } from './sealed-body.ts';
 
 export interface StoredView {
@@ -59,17 +58,6 @@ export async function openSink(
 ): Promise<{ sink: Sink; writer: PageWriter }> {
   const sink = await open(spec, { dataDir, jobId, workerId });
   return { sink, writer: sink.page(0, 'nonce', []) };
-}
-
-/** What collects garbage now: only then does `memoryInUse` tell what is held. */
-export function collector(): () => void {
-  setFlagsFromString('--expose-gc');
-  return runInNewContext('gc') as () => void;
-}
-
-export function memoryInUse(): number {
-  const { arrayBuffers, heapUsed } = process.memoryUsage();
-  return arrayBuffers + heapUsed;
 }
 
 function writeAll(writer: BodyWriter, body: Buffer, chunkBytes: number): void {
