@@ -8,6 +8,7 @@ import { connectRedis } from '../src/redis.ts';
 import type { Job, JobRequest } from '../src/schemas.ts';
 import { damagedMembers, readIndex, readMember } from '../src/sinks/shards/read-shard.ts';
 import { fileServer, type FileServer } from './helpers/file-server.ts';
+import { filesBelow } from './helpers/folders.ts';
 import { TestService } from './helpers/service.ts';
 
 const service = new TestService({ PAGE_LOCK_MS: '1000' });
@@ -46,9 +47,7 @@ async function membersIn(path: string): Promise<Map<string, Buffer>> {
 
 /** What a finished job's sink keeps for itself and nobody published. */
 function leftIn(path: string): string[] {
-  return readdirSync(join(service.dataDir, path, '.gigafetch'), { recursive: true, encoding: 'utf8' }).filter((name) =>
-    name.includes('.tmp'),
-  );
+  return filesBelow(join(service.dataDir, path, '.gigafetch')).filter((name) => name.includes('.tmp'));
 }
 
 async function expectAll(server: FileServer, path: string, count: number): Promise<void> {

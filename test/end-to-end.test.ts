@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
-import { readFileSync, readdirSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { Failure, Job } from '../src/schemas.ts';
 import { fileServer, type FileServer } from './helpers/file-server.ts';
+import { filesBelow } from './helpers/folders.ts';
 import { TestService } from './helpers/service.ts';
 
 const service = new TestService();
@@ -13,9 +14,7 @@ after(async () => {
 });
 
 function namesIn(path: string): string[] {
-  return readdirSync(join(service.dataDir, path), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile() && !entry.parentPath.includes('.gigafetch'))
-    .map((entry) => entry.name);
+  return filesBelow(join(service.dataDir, path)).filter((file) => !file.startsWith('.gigafetch/'));
 }
 
 function checkBytes(server: FileServer, path: string, names: readonly string[]): void {

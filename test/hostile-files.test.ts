@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import type { Failure, Job } from '../src/schemas.ts';
 import { fileServer, type Fault, type FileServer } from './helpers/file-server.ts';
+import { filesBelow } from './helpers/folders.ts';
 import { TestService } from './helpers/service.ts';
 
 const service = new TestService();
@@ -15,9 +16,7 @@ after(async () => {
 
 /** Everything below DATA_DIR, relative to it, folders apart. */
 function stored(path = ''): string[] {
-  return readdirSync(join(service.dataDir, path), { recursive: true, withFileTypes: true })
-    .filter((entry) => !entry.isDirectory())
-    .map((entry) => join(entry.parentPath, entry.name).slice(service.dataDir.length + 1));
+  return filesBelow(join(service.dataDir, path)).map((file) => join(path, file));
 }
 
 async function failuresOf({ id }: Job): Promise<Map<string, Failure>> {

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
-import { readFileSync, readdirSync, statSync } from 'node:fs';
+import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { fileServer, startFileServer, type FileServer } from './helpers/file-server.ts';
+import { filesBelow } from './helpers/folders.ts';
 import { TestService, type Role } from './helpers/service.ts';
 import { keyPrefix } from '../jobs/store.ts';
 import { connectRedis } from '../src/redis.ts';
@@ -43,10 +44,7 @@ function checkAll(service: TestService, server: FileServer, job: Job): void {
   const names = readdirSync(folder).filter((name) => name !== '.gigafetch');
   assert.equal(names.length, FILES);
   for (const name of names) assert.deepEqual(readFileSync(join(folder, name)), Buffer.from(server.bodyOf(name)));
-  const left = readdirSync(join(folder, '.gigafetch'), { recursive: true, encoding: 'utf8' });
-  const temporary = left.filter(
-    (path) => path.startsWith('tmp') && statSync(join(folder, '.gigafetch', path)).isFile(),
-  );
+  const temporary = filesBelow(join(folder, '.gigafetch')).filter((path) => path.startsWith('tmp/'));
   assert.deepEqual(temporary, []);
 }
 

@@ -6,6 +6,7 @@ import { gzipSync, zstdCompressSync } from 'node:zlib';
 import type { Failure, Job } from '../src/schemas.ts';
 import type { Upload } from '../src/url-files.ts';
 import { fileServer, type FileServer } from './helpers/file-server.ts';
+import { filesBelow } from './helpers/folders.ts';
 import { TestService } from './helpers/service.ts';
 import { transactionApi } from './helpers/transaction-api.ts';
 
@@ -20,9 +21,7 @@ function folder(path: string): string {
 }
 
 function filesIn(path: string): string[] {
-  return readdirSync(folder(path), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile() && !entry.parentPath.includes('.gigafetch'))
-    .map((entry) => join(entry.parentPath, entry.name).slice(folder(path).length + 1));
+  return filesBelow(folder(path)).filter((file) => !file.startsWith('.gigafetch/'));
 }
 
 function own(name: 'lists' | 'uploads'): string[] {

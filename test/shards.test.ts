@@ -24,7 +24,7 @@ import { byName, decompress } from './conformance/shard-bodies.ts';
 import { contents, openPlace, longShardConformance, shardConformance } from './conformance/shard-sink.ts';
 import { sealedBody } from './conformance/sealed-body.ts';
 import { failsWith, oddNames } from './conformance/sink.ts';
-import { temporaryFolder } from './helpers/folders.ts';
+import { filesBelow, temporaryFolder } from './helpers/folders.ts';
 import { collector, memoryInUse } from './helpers/memory.ts';
 
 const spec = (type: ShardSinkSpec['type'], compression: Compression = 'none'): ShardSinkSpec => ({
@@ -86,9 +86,7 @@ const tarBodies = new Map<string, Buffer>([...oddNames, ...paxNames].map((name) 
 tarBodies.set('empty', Buffer.alloc(0)).set('large', sealedBody('large', 1_000_000));
 
 function extracted(dir: string): Map<string, Buffer> {
-  const entries = readdirSync(dir, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
-  const paths = entries.map((entry) => join(entry.parentPath, entry.name));
-  return new Map(paths.map((path) => [path.slice(dir.length + 1), readFileSync(path)]));
+  return new Map(filesBelow(dir).map((path) => [path, readFileSync(join(dir, path))]));
 }
 
 const unzstd: Partial<Record<Compression, string>> = { zstd: 'zstd -dc "$1"' };

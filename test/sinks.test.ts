@@ -3,7 +3,6 @@ import {
   chmodSync,
   existsSync,
   mkdirSync,
-  readdirSync,
   readFileSync,
   readlinkSync,
   rmSync,
@@ -20,15 +19,9 @@ import type { FetchError } from '../src/errors.ts';
 import type { DirectorySinkSpec } from '../src/sinks/directory.ts';
 import type { Found, Sink } from '../src/sinks/index.ts';
 import { failsWith, oddNames, openSink, sinkConformance } from './conformance/sink.ts';
-import { temporaryFolder } from './helpers/folders.ts';
+import { filesBelow, temporaryFolder } from './helpers/folders.ts';
 
 const spec: DirectorySinkSpec = { type: 'directory', path: 'mirrors/a', durability: 'process' };
-
-function filesBelow(dir: string): string[] {
-  return readdirSync(dir, { recursive: true, withFileTypes: true })
-    .filter((entry) => !entry.isDirectory())
-    .map((entry) => join(entry.parentPath, entry.name).slice(dir.length + 1));
-}
 
 for (const [kind, changes] of Object.entries({ directory: {}, 'directory with a manifest': { manifest: true } })) {
   sinkConformance(kind, {

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
-import { readFileSync, readdirSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { Failure, Job, JobPatch, JobRequest } from '../src/schemas.ts';
 import { fileServer, type FileServer } from './helpers/file-server.ts';
+import { filesBelow } from './helpers/folders.ts';
 import { TestService } from './helpers/service.ts';
 
 const service = new TestService();
@@ -35,10 +36,7 @@ function laterThan(server: FileServer, ms: number, calledAtMs: number): string[]
 
 /** Whole files, and everything else that lies in a sink, apart from what the service keeps there. */
 function inSink(path: string): { files: string[]; temporary: string[] } {
-  const root = join(service.dataDir, path);
-  const all = readdirSync(root, { recursive: true, encoding: 'utf8' }).filter((name) =>
-    statSync(join(root, name)).isFile(),
-  );
+  const all = filesBelow(join(service.dataDir, path));
   return {
     files: all.filter((name) => !name.startsWith('.gigafetch')),
     temporary: all.filter((name) => name.startsWith('.gigafetch/tmp/')),

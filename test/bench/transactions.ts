@@ -4,7 +4,7 @@
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { fileURLToPath } from 'node:url';
@@ -13,7 +13,7 @@ import { jobFaults, jobSeconds } from '../../src/demo/job.ts';
 import { wholeNumber } from '../../src/demo/options.ts';
 import { DemoError } from '../../src/demo/service.ts';
 import type { JobRequest } from '../../src/schemas.ts';
-import { memoryDir } from '../helpers/folders.ts';
+import { filesBelow, memoryDir } from '../helpers/folders.ts';
 import { startBenchService } from './bench-service.ts';
 import { runMain } from './run-main.ts';
 
@@ -100,9 +100,10 @@ async function run(
   const job = await download(requests, 'documents');
 
   const { most } = (await (await fetch(`${url}/count`)).json()) as { most: number };
-  const files = readdirSync(join(service.dataDir, 'documents'), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile() && !entry.parentPath.includes('.gigafetch'))
-    .map((entry) => statSync(join(entry.parentPath, entry.name)).size);
+  const documents = join(service.dataDir, 'documents');
+  const files = filesBelow(documents)
+    .filter((path) => !path.startsWith('.gigafetch/'))
+    .map((path) => statSync(join(documents, path)).size);
   const seconds = jobSeconds(job);
   return {
     requests,

@@ -1,10 +1,11 @@
 /** Says what is wrong after a round. Each check is one of the guarantees in jobs/README.md. */
 import { hash } from 'node:crypto';
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connectRedis } from '../../src/redis.ts';
 import { damagedMembers, readIndex, readMember } from '../../src/sinks/shards/read-shard.ts';
+import { filesBelow } from '../helpers/folders.ts';
 import type { ManifestFile, VerifyLine } from '../../src/manifest-schemas.ts';
 import type { Failure, Job } from '../../src/schemas.ts';
 import type { Expected } from './content.ts';
@@ -249,9 +250,8 @@ function* filesInFolder(ended: Ended): Iterable<string> {
   const must = new Map<string, Uint8Array>();
   for (const { name, body } of expected) if (body !== null) must.set(name, body);
   const found = new Set<string>();
-  for (const entry of readdirSync(folder, { recursive: true, withFileTypes: true })) {
-    const name = join(entry.parentPath, entry.name).slice(folder.length + 1);
-    if (name.startsWith('.gigafetch') || !entry.isFile()) continue;
+  for (const name of filesBelow(folder)) {
+    if (name.startsWith('.gigafetch/')) continue;
     found.add(name);
     const body = readFileSync(join(folder, name));
     const before = partly || spoiltNames.has(name) || !must.has(name);
@@ -433,15 +433,11 @@ async function temporaryFiles({ world }: Evidence): Promise<Iterable<string>> {
   return eventually(() =>
     world.jobs.flatMap(({ folder }) => {
       const own = join(folder, '.gigafetch');
-      return readdirSync(own, { recursive: true, encoding: 'utf8' })
-        .filter((path) => /^(tmp|shards|manifests\/made)\//.test(path) && isFile(join(own, path)))
+      return filesBelow(own)
+        .filter((path) => /^(tmp|shards|manifests\/made)\//.test(path))
         .map((path) => `${own}/${path}`);
     }),
   );
-}
-
-function isFile(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
 }
 
 async function redisKeys({ world }: Evidence): Promise<Iterable<string>> {

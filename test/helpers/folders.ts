@@ -1,4 +1,4 @@
-import { accessSync, constants, mkdtempSync, rmSync } from 'node:fs';
+import { accessSync, constants, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -10,6 +10,22 @@ export function memoryDir(): string {
   } catch {
     return tmpdir();
   }
+}
+
+/**
+ * The paths, relative to a folder, of all below it that is no folder. A service may tidy up in it meanwhile: what goes away is
+ * not told, where `recursive` of readdirSync would throw. Throws the system's errors, ENOENT where the folder itself is not there.
+ */
+export function filesBelow(folder: string): string[] {
+  return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
+    if (!entry.isDirectory()) return [entry.name];
+    try {
+      return filesBelow(join(folder, entry.name)).map((path) => join(entry.name, path));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+      throw error;
+    }
+  });
 }
 
 const made: string[] = [];
