@@ -1,6 +1,16 @@
 /** The id of a DATA_DIR, kept in the folder itself: by it workers on any host tell whether they write to the same one. */
 import { randomUUID } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { StartError, systemCode } from './errors.ts';
 import { privateFolder } from './names.ts';
@@ -46,8 +56,22 @@ function makeId(folder: string): void {
   try {
     writeFileSync(join(ours, 'id'), `${randomUUID()}\n`, { flush: true });
     renameSync(ours, join(folder, 'folder'));
+    // Jobs know the folder by it: it must be there again after a loss of power.
+    for (const path of [join(folder, 'folder'), folder, join(folder, '..')]) sync(path);
   } catch (error) {
     rmSync(ours, { recursive: true, force: true });
     if (!['ENOTEMPTY', 'EEXIST'].includes(systemCode(error) ?? '')) throw error;
+  }
+}
+
+function sync(folder: string): void {
+  const fd = openSync(folder, 'r');
+  try {
+    fsyncSync(fd);
+  } catch (error) {
+    // Some network's file systems cannot sync folders.
+    if (systemCode(error) !== 'EINVAL') throw error;
+  } finally {
+    closeSync(fd);
   }
 }

@@ -13,6 +13,7 @@ import { FetchError, systemCode } from './errors.ts';
 import { privateFolder } from './names.ts';
 import { countRecords, type ListFormat } from './records.ts';
 import type { BodyWriter } from './sinks/index.ts';
+import { syncPath } from './sync-path.ts';
 
 /** An upload that was not used for so long goes, as does the list of a job that was never stored. */
 export const UNUSED_MS_MAX = 24 * 60 * 60 * 1000;
@@ -60,6 +61,7 @@ export class UrlFiles {
       const upload = { id, format, bytes, urls: await countRecords(createReadStream(part), format) };
       await writeFile(`${path}.json`, JSON.stringify(upload), { flush: true });
       await rename(part, path);
+      await syncWay(this.#uploads);
       return upload;
     } catch (error) {
       await Promise.all([rm(part, { force: true }), rm(`${path}.json`, { force: true })]);
@@ -74,6 +76,7 @@ export class UrlFiles {
       const upload = JSON.parse(await readFile(`${path}.json`, 'utf8')) as Upload;
       await mkdir(this.#lists, { recursive: true });
       await linkOrCopy(path, this.of(jobId).path);
+      await syncWay(this.#lists);
       return upload;
     } catch (error) {
       if (systemCode(error) === 'ENOENT') return null;
@@ -152,6 +155,7 @@ export class JobList {
       await mkdir(this.#folder, { recursive: true });
       await write(part);
       await publish(part, this.path);
+      await syncWay(this.#folder);
     } catch (error) {
       throw stored(error);
     } finally {
@@ -290,7 +294,20 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
   } catch (error) {
     if (systemCode(error) === 'ENOENT') throw error;
     await copyFile(from, `${to}.part`);
+    await syncPath(`${to}.part`);
     await rename(`${to}.part`, to);
+  }
+}
+
+/** What was given a name in a folder of lists, and the way there from DATA_DIR on, then survives a loss of power. */
+async function syncWay(folder: string): Promise<void> {
+  for (const path of [folder, join(folder, '..'), join(folder, '../..')]) {
+    try {
+      await syncPath(path);
+    } catch (error) {
+      // Some network's file systems cannot sync folders.
+      if (systemCode(error) !== 'EINVAL') throw error;
+    }
   }
 }
 

@@ -9,23 +9,29 @@ import { openSink, type SinkSpec } from '../src/sinks/index.ts';
 import { temporaryFolder } from './helpers/folders.ts';
 
 const storePage = fileURLToPath(new URL('fixtures/store-page.ts', import.meta.url));
+const storeList = fileURLToPath(new URL('fixtures/store-list.ts', import.meta.url));
 const skip = spawnSync('strace', ['-V']).status === 0 ? false : 'strace is not there';
 
 const sinkPath = 'outer/sink';
 /** Those that lead to the sink, and it: they are synced when it is opened. */
 const way = ['../..', '..', '', '.gigafetch'];
 
+/** What a script asks the kernel to bring to the disk: paths, in order. */
+function syncedBy(...script: string[]): string[] {
+  const trace = join(temporaryFolder(), 'trace');
+  // -y writes the path of each descriptor.
+  execFileSync('strace', ['-f', '-y', '-e', 'trace=fsync,fdatasync', '-o', trace, process.execPath, ...script]);
+  const calls = readFileSync(trace, 'utf8').matchAll(/(?:fsync|fdatasync)\(\d+<([^>]*)>/g);
+  return [...calls].map(([, path = '']) => path);
+}
+
 /** What a page's storing asks the kernel to bring to the disk: paths from the sink on, in order. */
 function synced(sink: Omit<SinkSpec, 'path'> & { manifest?: boolean }): string[] {
   const dataDir = temporaryFolder();
   mkdirSync(dataDir, { recursive: true });
-  const trace = join(temporaryFolder(), 'trace');
   const context = { dataDir, jobId: 'job', workerId: 'worker' };
-  const command = [process.execPath, storePage, JSON.stringify({ ...sink, path: sinkPath }), JSON.stringify(context)];
-  // -y writes the path of each descriptor.
-  execFileSync('strace', ['-f', '-y', '-e', 'trace=fsync,fdatasync', '-o', trace, ...command]);
-  const calls = readFileSync(trace, 'utf8').matchAll(/(?:fsync|fdatasync)\(\d+<([^>]*)>/g);
-  return [...calls].map(([, path = '']) => relative(join(dataDir, sinkPath), path));
+  const paths = syncedBy(storePage, JSON.stringify({ ...sink, path: sinkPath }), JSON.stringify(context));
+  return paths.map((path) => relative(join(dataDir, sinkPath), path));
 }
 
 const shards = { shardBytes: 1_048_576, compression: 'none' } as const;
@@ -86,3 +92,18 @@ for (const sink of sinks.slice(2)) {
     },
   );
 }
+
+test(
+  "a folder's id and lists of URLs are on the disk, and the way there, before anything relies on them",
+  { skip },
+  () => {
+    const dataDir = temporaryFolder();
+    const uuid = /[\da-f]{8}-[\da-f-]{27}/;
+    const paths = syncedBy(storeList, dataDir).map((path) => relative(dataDir, path).replace(uuid, 'ID'));
+    const id = ['.gigafetch/ID/id', '.gigafetch/folder', '.gigafetch', ''];
+    const upload = ['.gigafetch/uploads/ID.part', '.gigafetch/uploads/ID.json', '.gigafetch/uploads', '.gigafetch', ''];
+    const uploaded = ['.gigafetch/lists', '.gigafetch', ''];
+    const written = ['.gigafetch/lists/written.ID.part', '.gigafetch/lists', '.gigafetch', ''];
+    assert.deepEqual(paths, [...id, ...upload, ...uploaded, ...written]);
+  },
+);

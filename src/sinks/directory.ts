@@ -7,6 +7,7 @@ import { FetchError, systemCode } from '../errors.ts';
 import { failpoint } from '../failpoint.ts';
 import { privateFolder } from '../names.ts';
 import { closed, type Filled } from '../schema-parts.ts';
+import { syncPath } from '../sync-path.ts';
 import { folderOf, type Folders } from './folders.ts';
 import type { BodyWriter, Found, PageWriter, Sink, SinkContext } from './index.ts';
 import { Manifests, manifestsFolder, ManifestWriter } from './manifest.ts';
@@ -14,7 +15,7 @@ import { Notes } from './notes.ts';
 import { DurabilitySchema, PathSchema } from './sink-fields.ts';
 import { StoredFiles } from './stored-files.ts';
 import type { Stored } from './stored.ts';
-import { openError, removeQuietly, storeError, syncFolder, Temporary, TemporaryWriter } from './temporary.ts';
+import { openError, removeQuietly, storeError, Temporary, TemporaryWriter } from './temporary.ts';
 
 const clockWaitMsMax = 10_000;
 const clockStepMs = 2;
@@ -253,7 +254,7 @@ class DirectorySink implements Sink {
           if (this.#isEntered(folder)) folders.add(folder);
         }
       }
-      for (const folder of folders) await syncFolder(this.#folders.root + folder);
+      for (const folder of folders) await syncPath(this.#folders.root + folder);
     } catch (error) {
       throw storeError(error);
     }

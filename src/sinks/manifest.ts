@@ -3,11 +3,12 @@ import { createHash, hash, randomUUID } from 'node:crypto';
 import { existsSync, renameSync } from 'node:fs';
 import { systemCode } from '../errors.ts';
 import { privateFolder } from '../names.ts';
+import { syncPath } from '../sync-path.ts';
 import { digestOf, withFile } from './digest.ts';
 import type { BodyWriter, FileUrl, Found, PageWriter, Publisher } from './index.ts';
 import { filesFrom, MadeFiles, removerOf, seqName } from './made.ts';
 import { BlockFile } from './shards/block-file.ts';
-import { removeQuietly, storeError, syncFolder, type Temporary } from './temporary.ts';
+import { removeQuietly, storeError, type Temporary } from './temporary.ts';
 
 /** A line of such a file, as JSON. */
 export interface ManifestLine {
@@ -59,7 +60,7 @@ export class Manifests implements Publisher {
     const published = this.#published(seq);
     try {
       const isFirst = this.#rename(`${this.made.path(seq, nonce)}.tmp`, published);
-      if (this.sync) await syncFolder(folders.root + this.#folder);
+      if (this.sync) await syncPath(folders.root + this.#folder);
       // One who comes late knows nothing of who won since.
       if (isFirst) this.made.remove(seq);
       return existsSync(published);
@@ -166,7 +167,7 @@ export class ManifestWriter implements PageWriter {
         temporary.folders.enter(made.folder, true);
         renameSync(file.path, this.#made);
       });
-      if (sync) await syncFolder(temporary.folders.root + made.folder);
+      if (sync) await syncPath(temporary.folders.root + made.folder);
       return { members: this.#lines };
     } catch (error) {
       this.discard();

@@ -1,10 +1,10 @@
 /** What sinks on disk share: their root, the temporary files in it, and what the system's errors mean. */
 import { closeSync, fdatasyncSync, readdirSync, realpathSync, rmdirSync, rmSync, unlinkSync, writeSync } from 'node:fs';
-import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { getSystemErrorMessage } from 'node:util';
 import { FetchError, systemCode } from '../errors.ts';
 import { checkName, privateFolder } from '../names.ts';
+import { syncPath } from '../sync-path.ts';
 import { Folders } from './folders.ts';
 import type { BodyWriter, SinkContext } from './index.ts';
 
@@ -57,7 +57,7 @@ export class Temporary {
     const parts = this.#path.split('/');
     const outer = parts.map((_, depth) => join(this.#dataDir, ...parts.slice(0, depth)));
     const own = ['', privateFolder, ...below].map((folder) => this.folders.root + folder);
-    for (const folder of [...outer, ...own]) await syncFolder(folder);
+    for (const folder of [...outer, ...own]) await syncPath(folder);
   }
 
   /** Removes what workers that are not among `alive` left. Never throws. */
@@ -156,16 +156,6 @@ export function removeQuietly(path: string): void {
     unlinkSync(path);
   } catch {
     // Gone already, or swept later.
-  }
-}
-
-/** What was renamed into the folder, or in it, then survives a loss of power. */
-export async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path);
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
   }
 }
 

@@ -2,10 +2,11 @@
 import { existsSync, renameSync } from 'node:fs';
 import { systemCode } from '../../errors.ts';
 import { privateFolder } from '../../names.ts';
+import { syncPath } from '../../sync-path.ts';
 import type { ShardSinkSpec } from './shard-specs.ts';
 import type { Shards, Sink, SinkContext } from '../index.ts';
 import { filesFrom, MadeFiles, removerOf, seqName } from '../made.ts';
-import { openError, removeQuietly, storeError, syncFolder, Temporary } from '../temporary.ts';
+import { openError, removeQuietly, storeError, Temporary } from '../temporary.ts';
 import { lineBytes, NdjsonLayout } from './ndjson.ts';
 import { indexOf, shardExtension } from './read-shard.ts';
 import { ShardWriter, type MadePaths, type ShardFormat } from './shard-writer.ts';
@@ -83,7 +84,7 @@ class DiskShards implements ShardSink, Shards {
       // In this order, a shard that is there has its index; killed in between, the next who publishes goes on.
       rename(made.index, indexOf(published));
       const isFirst = rename(made.shard, published);
-      if (this.#format.sync) await syncFolder(root);
+      if (this.#format.sync) await syncPath(root);
       // One who comes late knows nothing of who won since.
       if (isFirst) this.#made.remove(seq);
       return existsSync(published);

@@ -3,8 +3,9 @@ import { createHash, hash, randomUUID } from 'node:crypto';
 import { openSync, renameSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { FetchError } from '../../errors.ts';
+import { syncPath } from '../../sync-path.ts';
 import type { BodyWriter, FileUrl, PageWriter } from '../index.ts';
-import { removeQuietly, storeError, syncFolder, TemporaryWriter, type Temporary } from '../temporary.ts';
+import { removeQuietly, storeError, TemporaryWriter, type Temporary } from '../temporary.ts';
 import { BLOCK_BYTES, BlockFile, type Compression, type OnBlock } from './block-file.ts';
 import type { Layout } from './layout.ts';
 import { samplesOf, type Sample } from './samples.ts';
@@ -171,7 +172,7 @@ export class ShardWriter implements PageWriter {
         renameSync(index.path, this.#made.index);
       });
       renameSync(shard.path, this.#made.shard);
-      if (this.#format.sync) await syncFolder(this.#temporary.folders.root + this.#made.folder);
+      if (this.#format.sync) await syncPath(this.#temporary.folders.root + this.#made.folder);
       return { members: this.#members, bytes: shard.bytes };
     } catch (error) {
       this.discard();
