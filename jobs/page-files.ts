@@ -269,9 +269,11 @@ function listedFrom(item: SourceFile, weight: number): FileUrl {
  * -1: another URL under a name that an earlier item has. Names that are listed once are not in it.
  */
 function sameNames(items: Items): ReadonlyMap<number, number> {
-  const first = new Map<string, number>();
+  const names = items.names();
   const copies = new Map<number, number>();
-  for (const [index, name] of items.names().entries()) {
+  if (areInOrder(names)) return copies;
+  const first = new Map<string, number>();
+  for (const [index, name] of names.entries()) {
     if (name === null) continue;
     const earlier = first.get(name);
     if (earlier === undefined) {
@@ -284,4 +286,23 @@ function sameNames(items: Items): ReadonlyMap<number, number> {
     if (same) copies.set(earlier, (copies.get(earlier) ?? 1) + 1);
   }
   return copies;
+}
+
+/**
+ * Whether each name comes after the one before it, by its text or by its length and then its text: none is there twice then. Most
+ * listings are in one of these orders, and a table of tens of thousands of names costs more than all else that is done for a page.
+ */
+function areInOrder(names: readonly (string | null)[]): boolean {
+  let byText = true;
+  let byLength = true;
+  let before = '';
+  for (const name of names) {
+    if (name === null) continue;
+    const isAfter = before < name;
+    byText &&= isAfter;
+    byLength &&= before.length < name.length || (isAfter && before.length === name.length);
+    if (!byText && !byLength) return false;
+    before = name;
+  }
+  return true;
 }

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import * as fc from 'fast-check';
 import { packFailure, unpackFailure } from '../jobs/failures.ts';
 import { ListingTransfer, newAttempt } from '../jobs/attempt.ts';
 import { Company } from '../jobs/company.ts';
@@ -364,6 +365,30 @@ test('the same name and URL again is fetched once and counted as often as it is 
     filesFailed: 1,
     'reason:http_status': 1,
   });
+});
+
+test('a name is fetched once and counted as often as it is listed, whatever order the names are in', async () => {
+  const byText = (one: string, other: string): number => (one < other ? -1 : Number(one > other));
+  const orders = [() => 0, byText, (one: string, other: string) => one.length - other.length || byText(one, other)];
+  const names = fc.array(fc.stringMatching(/^[ab]{1,3}$/), { maxLength: 8 });
+  const bad: BadItem = { name: '..', url: null, bad: 'unsafe_name', message: 'the name is ".."' };
+  await fc.assert(
+    fc.asyncProperty(names, fc.constantFrom(...orders), fc.nat({ max: 8 }), async (listed, order, badAt) => {
+      const items = listed.toSorted(order).map((name): SourceFile | BadItem => file(name));
+      const { files, writer } = page(items.toSpliced(badAt, 0, bad));
+      const requested: string[] = [];
+      for (let next = files.next(); next !== null; next = files.next()) {
+        assert.ok(next !== 'later');
+        requested.push(next.path);
+        next.onBody(answer('a'));
+      }
+      await files.done;
+      assert.deepEqual(requested, [...new Set(requested)]);
+      assert.deepEqual(new Set(writer.stored.keys()), new Set(listed));
+      assert.equal(files.counts().filesDownloaded, listed.length);
+    }),
+    { numRuns: 1000 },
+  );
 });
 
 test('a file that is listed three times and fails is three failures', async () => {
