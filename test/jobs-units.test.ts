@@ -367,8 +367,9 @@ test('the same name and URL again is fetched once and counted as often as it is 
   });
 });
 
+const byText = (one: string, other: string): number => (one < other ? -1 : Number(one > other));
+
 test('a name is fetched once and counted as often as it is listed, whatever order the names are in', async () => {
-  const byText = (one: string, other: string): number => (one < other ? -1 : Number(one > other));
   const orders = [() => 0, byText, (one: string, other: string) => one.length - other.length || byText(one, other)];
   const names = fc.array(fc.stringMatching(/^[ab]{1,3}$/), { maxLength: 8 });
   const bad: BadItem = { name: '..', url: null, bad: 'unsafe_name', message: 'the name is ".."' };
