@@ -10,7 +10,8 @@ import { fileURLToPath } from 'node:url';
 import { processesIn } from './bench/janitor.ts';
 import type { Results } from './bench/results.ts';
 import { asMarkdown, mainTable, roleTable } from './bench/tables.ts';
-import { memoryDir } from './helpers/folders.ts';
+import { compile } from './bench/tools.ts';
+import { filesBelow, memoryDir, temporaryFolder } from './helpers/folders.ts';
 
 const linux = process.platform === 'linux' ? false : 'it reads /proc';
 
@@ -73,6 +74,17 @@ test('a server that takes its time is compiled, and the rows wait together', { s
       id,
     );
   assert.ok((rows[0]?.runs[0]?.loopP99Ms ?? 0) > 0);
+});
+
+test('what a file system takes from several processes is measured by a program of its own', { skip: slow }, () => {
+  const folder = temporaryFolder();
+  const program = join(folder, 'renames');
+  compile(fileURLToPath(new URL('bench/peers/renames.c', import.meta.url)), program);
+  const target = join(folder, 'target');
+  const { status, stdout } = spawnSync(program, [target, '2', '100', '3'], { encoding: 'utf8' });
+  assert.equal(status, 0);
+  assert.match(stdout, /^[1-9]\d* files\/s, \d+\.\d us of processor time a file\n$/);
+  assert.equal(filesBelow(target).filter((path) => path.startsWith('all/')).length, 200);
 });
 
 test('a listing that takes its time is walked page by page', { skip: slow }, async (t) => {
