@@ -29,8 +29,8 @@ export function giveMemoryBackSoon(): void {
   }, delayMs).unref();
 }
 
-/** Node has no call for it: a context that is made after the flag was set has V8's own. */
-function collector(): NodeJS.GCFunction {
+/** What collects garbage when it is called. Node has no call for it: a context that is made after the flag was set has V8's own. */
+export function collector(): NodeJS.GCFunction {
   setFlagsFromString('--expose-gc');
   return runInNewContext('gc') as NodeJS.GCFunction;
 }

@@ -7,13 +7,12 @@ import { createServer } from 'node:https';
 import { Socket, type AddressInfo } from 'node:net';
 import { after, before, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { brotliCompressSync, constants, deflateSync, gzipSync, zstdCompressSync } from 'node:zlib';
 import { cachedLookup } from '../src/dns.ts';
 import { FetchError } from '../src/errors.ts';
 import { Fetcher, type Answer, type Exchange, type FetchRequest } from '../src/fetch-file.ts';
 import { HttpAgent, openConnector } from '../src/http.ts';
+import { collector } from '../src/memory.ts';
 import type { BodyWriter } from '../src/sinks/index.ts';
 import { certificate, certificateKey } from './helpers/certificate.ts';
 import { startFileServer, type Coding, type Fault, type FileServer } from './helpers/file-server.ts';
@@ -271,15 +270,9 @@ test('a coded body without end that stands for nothing is cut', async () => {
   });
 });
 
-async function collectGarbage(): Promise<void> {
-  setFlagsFromString('--expose-gc');
-  const collect = runInNewContext('gc') as (options: { execution: 'async' }) => Promise<void>;
-  await collect({ execution: 'async' });
-}
-
 /** Nothing but small change may pile up in memory while a writer that forgets what it gets is written to. */
 async function assertBounded(run: (writer: MemoryWriter) => Promise<void>): Promise<void> {
-  await collectGarbage();
+  await collector()({ execution: 'async' });
   const before = process.memoryUsage().arrayBuffers;
   let most = 0;
   const writer = new MemoryWriter();

@@ -3,8 +3,9 @@ import { test } from 'node:test';
 import * as fc from 'fast-check';
 import type { Arbitrary } from 'fast-check';
 import { Items } from '../jobs/items.ts';
+import { collector } from '../src/memory.ts';
 import type { BadItem, SourceFile } from '../src/sources/index.ts';
-import { collector, memoryInUse } from './helpers/memory.ts';
+import { memoryInUse } from './helpers/memory.ts';
 
 const few = fc.stringMatching(/^[a/?]{0,3}$/);
 const size = fc.option(fc.nat());

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { collector } from '../src/memory.ts';
 import type { SinkSpec } from '../src/sinks/index.ts';
 import { openSink } from '../src/sinks/index.ts';
 import { openStored, type Checked } from '../src/sinks/stored.ts';
 import { temporaryFolder } from './helpers/folders.ts';
-import { collector, memoryInUse } from './helpers/memory.ts';
+import { memoryInUse } from './helpers/memory.ts';
 
 const FILES = 100_000;
 const PAGE = 20_000;

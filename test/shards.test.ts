@@ -15,6 +15,7 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import assert from 'node:assert/strict';
+import { collector } from '../src/memory.ts';
 import { BLOCK_BYTES, BlockFile, type Compression } from '../src/sinks/shards/block-file.ts';
 import { shards as shardSinks } from '../src/sinks/shards/index.ts';
 import type { ShardSinkSpec } from '../src/sinks/shards/shard-specs.ts';
@@ -25,7 +26,7 @@ import { contents, openPlace, longShardConformance, shardConformance } from './c
 import { sealedBody } from './conformance/sealed-body.ts';
 import { failsWith, oddNames } from './conformance/sink.ts';
 import { filesBelow, temporaryFolder } from './helpers/folders.ts';
-import { collector, memoryInUse } from './helpers/memory.ts';
+import { memoryInUse } from './helpers/memory.ts';
 
 const spec = (type: ShardSinkSpec['type'], compression: Compression = 'none'): ShardSinkSpec => ({
   type,

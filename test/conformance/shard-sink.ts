@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import assert from 'node:assert/strict';
+import { collector } from '../../src/memory.ts';
 import { shards as shardSinks, type ShardSink } from '../../src/sinks/shards/index.ts';
 import type { ShardSinkSpec } from '../../src/sinks/shards/shard-specs.ts';
 import {
@@ -19,7 +20,7 @@ import {
 } from '../../src/sinks/shards/read-shard.ts';
 import type { BodyWriter } from '../../src/sinks/index.ts';
 import { temporaryFolder } from '../helpers/folders.ts';
-import { collector, memoryInUse } from '../helpers/memory.ts';
+import { memoryInUse } from '../helpers/memory.ts';
 import { bodies, byName, decompress } from './shard-bodies.ts';
 import { failsWith, oddNames } from './sink.ts';
 
