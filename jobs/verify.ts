@@ -23,7 +23,7 @@ export async function* verification({ signal, ...parts }: VerifyParts): AsyncGen
     filesChecked: 0,
     filesRight: 0,
     filesInManifest: 0,
-    bytesRead: 0,
+    bytesRead: new BigUint64Array(new SharedArrayBuffer(8)),
     partly: false,
     endedMs: Date.parse(parts.job.finishedAt ?? ''),
     signal,
@@ -31,11 +31,13 @@ export async function* verification({ signal, ...parts }: VerifyParts): AsyncGen
   const filesInJob = filesDownloaded + filesSkipped;
   let problems = 0;
   for await (const finding of withPauses(findings(parts, checked, filesInJob))) {
-    const { filesChecked, bytesRead } = checked;
+    const { filesChecked } = checked;
+    const bytesRead = Number(checked.bytesRead[0]);
     if (finding !== null) problems += 1;
     yield line(finding === null ? { type: 'progress', filesChecked, bytesRead } : { type: 'problem', ...finding });
   }
-  const { filesChecked, filesRight, filesInManifest, bytesRead } = checked;
+  const { filesChecked, filesRight, filesInManifest } = checked;
+  const bytesRead = Number(checked.bytesRead[0]);
   const counts = { filesChecked, bytesRead, filesRight, filesInManifest, filesInJob };
   yield line({ type: 'summary', ok: problems === 0, problems, ...counts });
 }

@@ -57,7 +57,7 @@ for (const spec of specs) {
       filesChecked: 0,
       filesRight: 0,
       filesInManifest: 0,
-      bytesRead: 0,
+      bytesRead: new BigUint64Array(new SharedArrayBuffer(8)),
       partly: false,
       endedMs: 0,
       signal: new AbortController().signal,

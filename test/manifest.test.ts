@@ -6,6 +6,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -15,6 +16,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { after, before, test, type TestContext } from 'node:test';
 import { pino } from 'pino';
 import { buildApp } from '../src/app.ts';
@@ -496,7 +498,10 @@ test('two verifications at a time, no more; one ends when its caller goes away, 
   assert.deepEqual([refused.status, refused.headers.get('retry-after')], [429, '10']);
   for (let calls = 0; calls < 50; calls += 1) assert.equal((await call('GET', `/jobs/${job.id}`)).status, 200);
   assert.match((await running[1]?.progress()) ?? '', /progress/);
+  assert.equal(readersOf(join(root, 'large')), 2);
   running[0]?.leave();
+  while (readersOf(join(root, 'large')) > 1 && !t.signal.aborted) await nextTurn();
+  assert.equal(readersOf(join(root, 'large')), 1);
   let again = await begin();
   while (again.status === 429 && !t.signal.aborted) again = await begin();
   assert.equal(again.status, 200);
@@ -506,6 +511,18 @@ test('two verifications at a time, no more; one ends when its caller goes away, 
   rmSync(join(root, 'large'));
   await service.start();
 });
+
+/** How often the API has a file open. */
+function readersOf(path: string): number {
+  const folder = `/proc/${service.pids('api')[0]}/fd`;
+  return readdirSync(folder).filter((descriptor) => {
+    try {
+      return readlinkSync(join(folder, descriptor)) === path;
+    } catch {
+      return false; // closed meanwhile
+    }
+  }).length;
+}
 
 test('a manifest is read no faster than its reader takes it, and not at all once that is gone', async (t) => {
   const piece = `${'x'.repeat(65_535)}\n`;

@@ -19,12 +19,8 @@ export async function withFile<T>(path: string, use: (file: FileHandle, stats: S
   }
 }
 
-/** The SHA-256 of a file in hexadecimal digits, and its size. `onBytes` may throw, which ends the reading. */
-export async function digestOf(
-  file: FileHandle,
-  { size }: Stats,
-  onBytes: (bytes: number) => void = () => {},
-): Promise<{ sizeBytes: number; sha256: string }> {
+/** The SHA-256 of a file in hexadecimal digits, and its size. */
+export async function digestOf(file: FileHandle, { size }: Stats): Promise<{ sizeBytes: number; sha256: string }> {
   const digest = createHash('sha256');
   const piece = Buffer.allocUnsafe(Math.min(size + 1, PIECE_BYTES));
   let sizeBytes = 0;
@@ -33,6 +29,5 @@ export async function digestOf(
     if (bytesRead === 0) return { sizeBytes, sha256: digest.digest('hex') };
     digest.update(piece.subarray(0, bytesRead));
     sizeBytes += bytesRead;
-    onBytes(bytesRead);
   }
 }

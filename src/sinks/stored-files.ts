@@ -1,16 +1,36 @@
 import { createReadStream } from 'node:fs';
-import { realpath } from 'node:fs/promises';
-import { FetchError, systemCode } from '../errors.ts';
+import type { Piscina } from 'piscina';
+import { systemCode } from '../errors.ts';
 import type { Finding } from '../manifest-schemas.ts';
 import { checkName } from '../names.ts';
-import { digestOf, withFile } from './digest.ts';
+import type { Comparison } from './compare-files.ts';
 import { manifestFolder, manifestName, type ManifestLine } from './manifest.ts';
 import { linesUntilDamage } from './shards/read-shard.ts';
 import type { Checked, Stored } from './stored.ts';
 import { straysIn } from './strays.ts';
 
-/** They wait for the disk side by side. */
-const AT_ONCE = 8;
+/** Of each comparison: they wait for the disk side by side. */
+const THREADS = 4;
+/** Of all comparisons in this process. */
+const THREADS_MAX = 8;
+/** So many that handing them over costs next to nothing. */
+const FILES_AT_ONCE = 100;
+
+type Threads = Piscina<Comparison, Finding[]>;
+let threads: Promise<Threads> | undefined;
+
+/** A worker compares nothing, and starts sooner without what makes threads. */
+async function makeThreads(): Promise<Threads> {
+  const { Piscina } = await import('piscina');
+  return new Piscina({
+    filename: new URL('compare-files.ts', import.meta.url).href,
+    name: 'compareFiles',
+    minThreads: 0,
+    maxThreads: THREADS_MAX,
+    idleTimeout: 10_000,
+    recordTiming: false,
+  });
+}
 
 /** The files of a directory sink that keeps a manifest. */
 export class StoredFiles implements Stored {
@@ -34,72 +54,47 @@ export class StoredFiles implements Stored {
 
   async *check(seq: number, checked: Checked): AsyncGenerator<Finding> {
     const path = this.#folder + manifestName(seq);
-    let some: Promise<Finding | null>[] = [];
+    const running: Promise<Finding[]>[] = [];
+    let files: ManifestLine[] = [];
+    const begin = (): void => {
+      const findings = this.#compare(files, checked);
+      // Its error is that of all, when its turn comes; if it comes.
+      findings.catch(() => {});
+      running.push(findings);
+      files = [];
+    };
     for await (const line of linesUntilDamage(this.#root + path, isLine)) {
       if (!(line instanceof Error)) {
-        some.push(this.#checkFile(line, checked));
-        if (some.length < AT_ONCE) continue;
+        if (files.push(line) < FILES_AT_ONCE) continue;
+        begin();
+        if (running.length >= THREADS) yield* (await running.shift()) ?? [];
       } else if (systemCode(line) !== 'ENOENT') {
         checked.partly = true;
         yield { problem: 'index', name: null, path, files: 0, message: line.message };
       }
-      yield* found(some);
-      some = [];
     }
-    yield* found(some);
+    begin();
+    for (const findings of running) yield* await findings;
   }
 
   strays(pages: number): AsyncGenerator<Finding> {
     return straysIn(this.#root, { folder: this.#folder, begin: '', namesOf: (seq) => [manifestName(seq)], pages });
   }
 
-  async #checkFile(line: ManifestLine, checked: Checked): Promise<Finding | null> {
-    const { name } = line;
-    checked.filesChecked += 1;
-    checked.filesInManifest += line.listed ?? 1;
-    const finding = (problem: Finding['problem'], message: string): Finding => {
-      return { problem, name, path: name, files: 1, message };
-    };
-    try {
-      const path = await realpath(this.#root + name);
-      if (!path.startsWith(this.#root)) return finding('unreadable', 'a symbolic link leads out of the sink');
-      const difference = await differenceOf(path, line, checked);
-      if (difference === null) checked.filesRight += 1;
-      return difference && finding(...difference);
-    } catch (error) {
-      checked.signal.throwIfAborted();
-      const code = systemCode(error);
-      if (code === 'ENOENT' || code === 'ENOTDIR') return finding('missing', 'there is no such file');
-      if (code !== undefined) return finding('unreadable', code);
-      if (error instanceof FetchError) return finding('unreadable', error.message);
-      throw error;
-    }
+  async #compare(files: readonly ManifestLine[], checked: Checked): Promise<Finding[]> {
+    if (files.length === 0) return [];
+    checked.filesChecked += files.length;
+    for (const { listed } of files) checked.filesInManifest += listed ?? 1;
+    const { endedMs, bytesRead, signal } = checked;
+    const comparison: Comparison = { root: this.#root, files, endedMs, bytesRead };
+    threads ??= makeThreads();
+    const findings = await (await threads).run(comparison, { signal });
+    checked.filesRight += files.length - findings.length;
+    return findings;
   }
 }
 
 /** Whether a line says what it must. */
 function isLine({ name, sizeBytes, sha256 }: ManifestLine): boolean {
   return checkName(name) === null && Number.isSafeInteger(sizeBytes) && (sha256 === null || sha256.length === 64);
-}
-
-async function* found(some: readonly Promise<Finding | null>[]): AsyncGenerator<Finding> {
-  for (const finding of await Promise.all(some)) if (finding !== null) yield finding;
-}
-
-function differenceOf(
-  path: string,
-  line: ManifestLine,
-  checked: Checked,
-): Promise<['size' | 'checksum', string] | null> {
-  return withFile(path, async (file, stats) => {
-    const since = stats.ctimeMs > checked.endedMs ? ', after the end of the job' : '';
-    const changed = `; it was changed at ${stats.ctime.toISOString()}${since}`;
-    if (stats.size !== line.sizeBytes) return ['size', `it has ${stats.size} bytes, not ${line.sizeBytes}${changed}`];
-    if (line.sha256 === null) return null;
-    const { sha256 } = await digestOf(file, stats, (bytes) => {
-      checked.bytesRead += bytes;
-      checked.signal.throwIfAborted();
-    });
-    return sha256 === line.sha256 ? null : ['checksum', `its content is another one${changed}`];
-  });
 }

@@ -11,7 +11,8 @@ export interface Checked {
   filesRight: number;
   /** As the job counts them: as often as a page lists them. */
   filesInManifest: number;
-  bytesRead: number;
+  /** One number, which threads count up. */
+  readonly bytesRead: BigUint64Array<SharedArrayBuffer>;
   /** Whether part of the manifest could not be read, so that how many files it has is not known. */
   partly: boolean;
   /** When the job came to its end, in ms since 1970. */
