@@ -19,6 +19,7 @@ import { answerBrokenRequest, answerError, answerNotFound } from '../routes/prob
 import { queuesUi } from '../routes/queues.ts';
 import { limitCalls, type CallLimiter } from '../routes/rate-limit.ts';
 import { requestId, traceCalls } from '../routes/request-id.ts';
+import { responseSerializers } from '../routes/serialization.ts';
 import { hurryBodies } from '../routes/slow-bodies.ts';
 import { steeringRoutes } from '../routes/steering.ts';
 import { uploadRoutes } from '../routes/uploads.ts';
@@ -97,6 +98,7 @@ export function buildApp({ config, service, limiter, logger }: AppOptions): Fast
   app.setNotFoundHandler(answerNotFound);
   app.setValidatorCompiler(requestValidators([JobRequestSchema, JobPatchSchema]));
   for (const schema of shared) app.addSchema(schema);
+  app.setSerializerCompiler(responseSerializers(app.getSchemas()));
   parseBodies(app);
   void app.register(fastifyAccepts);
   describe(app);
