@@ -55,25 +55,18 @@ export class StoredFiles implements Stored {
   async *check(seq: number, checked: Checked): AsyncGenerator<Finding> {
     const path = this.#folder + manifestName(seq);
     const running: Promise<Finding[]>[] = [];
-    let files: ManifestLine[] = [];
-    const begin = (): void => {
-      const findings = this.#compare(files, checked);
-      // Its error is that of all, when its turn comes; if it comes.
-      findings.catch(() => {});
-      running.push(findings);
-      files = [];
-    };
-    for await (const line of linesUntilDamage(this.#root + path, isLine)) {
-      if (!(line instanceof Error)) {
-        if (files.push(line) < FILES_AT_ONCE) continue;
-        begin();
+    for await (const some of batches(linesUntilDamage(this.#root + path, isLine))) {
+      if (!(some instanceof Error)) {
+        const findings = this.#compare(some, checked);
+        // Its error is thrown when its turn comes, if it comes.
+        findings.catch(() => {});
+        running.push(findings);
         if (running.length >= THREADS) yield* (await running.shift()) ?? [];
-      } else if (systemCode(line) !== 'ENOENT') {
+      } else if (systemCode(some) !== 'ENOENT') {
         checked.partly = true;
-        yield { problem: 'index', name: null, path, files: 0, message: line.message };
+        yield { problem: 'index', name: null, path, files: 0, message: some.message };
       }
     }
-    begin();
     for (const findings of running) yield* await findings;
   }
 
@@ -82,7 +75,6 @@ export class StoredFiles implements Stored {
   }
 
   async #compare(files: readonly ManifestLine[], checked: Checked): Promise<Finding[]> {
-    if (files.length === 0) return [];
     checked.filesChecked += files.length;
     for (const { listed } of files) checked.filesInManifest += listed ?? 1;
     const { endedMs, bytesRead, signal } = checked;
@@ -97,4 +89,17 @@ export class StoredFiles implements Stored {
 /** Whether a line says what it must. */
 function isLine({ name, sizeBytes, sha256 }: ManifestLine): boolean {
   return checkName(name) === null && Number.isSafeInteger(sizeBytes) && (sha256 === null || sha256.length === 64);
+}
+
+async function* batches(lines: AsyncIterable<ManifestLine | Error>): AsyncGenerator<ManifestLine[] | Error> {
+  let files: ManifestLine[] = [];
+  for await (const line of lines) {
+    if (line instanceof Error) {
+      yield line;
+    } else if (files.push(line) === FILES_AT_ONCE) {
+      yield files;
+      files = [];
+    }
+  }
+  if (files.length > 0) yield files;
 }
