@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Finding, VerifyLine } from '../src/manifest-schemas.ts';
 import type { Job } from '../src/schemas.ts';
-import type { Checked, Stored } from '../src/sinks/stored.ts';
+import { Checked, type Stored } from '../src/sinks/stored.ts';
 
 const PROGRESS_MS = 500;
 
@@ -19,25 +19,15 @@ interface VerifyParts {
 /** What comes of comparing a job's files with its manifest: a line of JSON each (schema VerifyLine). */
 export async function* verification({ signal, ...parts }: VerifyParts): AsyncGenerator<string> {
   const { filesDownloaded, filesSkipped } = parts.job.progress;
-  const checked: Checked = {
-    filesChecked: 0,
-    filesRight: 0,
-    filesInManifest: 0,
-    bytesRead: new BigUint64Array(new SharedArrayBuffer(8)),
-    partly: false,
-    endedMs: Date.parse(parts.job.finishedAt ?? ''),
-    signal,
-  };
+  const checked = new Checked(Date.parse(parts.job.finishedAt ?? ''), signal);
   const filesInJob = filesDownloaded + filesSkipped;
   let problems = 0;
   for await (const finding of withPauses(findings(parts, checked, filesInJob))) {
-    const { filesChecked } = checked;
-    const bytesRead = Number(checked.bytesRead[0]);
+    const { filesChecked, bytesRead } = checked;
     if (finding !== null) problems += 1;
     yield line(finding === null ? { type: 'progress', filesChecked, bytesRead } : { type: 'problem', ...finding });
   }
-  const { filesChecked, filesRight, filesInManifest } = checked;
-  const bytesRead = Number(checked.bytesRead[0]);
+  const { filesChecked, filesRight, filesInManifest, bytesRead } = checked;
   const counts = { filesChecked, bytesRead, filesRight, filesInManifest, filesInJob };
   yield line({ type: 'summary', ok: problems === 0, problems, ...counts });
 }

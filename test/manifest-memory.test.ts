@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { collector } from '../src/memory.ts';
 import type { SinkSpec } from '../src/sinks/index.ts';
 import { openSink } from '../src/sinks/index.ts';
-import { openStored, type Checked } from '../src/sinks/stored.ts';
+import { Checked, openStored } from '../src/sinks/stored.ts';
 import { temporaryFolder } from './helpers/folders.ts';
 import { memoryInUse } from './helpers/memory.ts';
 
@@ -53,15 +53,7 @@ for (const spec of specs) {
       }
     }
     assert.equal(lines, FILES);
-    const checked: Checked = {
-      filesChecked: 0,
-      filesRight: 0,
-      filesInManifest: 0,
-      bytesRead: new BigUint64Array(new SharedArrayBuffer(8)),
-      partly: false,
-      endedMs: 0,
-      signal: new AbortController().signal,
-    };
+    const checked = new Checked(0, new AbortController().signal);
     for (let seq = 0; seq < pages; seq += 1) {
       for await (const finding of stored.check(seq, checked)) assert.fail(JSON.stringify(finding));
       look();

@@ -1,8 +1,9 @@
 /** A thread's work: compares files with what their manifest says. Whatever waits for the disk holds up its thread alone. */
 import { createHash } from 'node:crypto';
-import { closeSync, constants, fstatSync, openSync, readSync, realpathSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readSync, realpathSync, type Stats } from 'node:fs';
 import { systemCode } from '../errors.ts';
 import type { Finding } from '../manifest-schemas.ts';
+import { OPEN_FLAGS, PIECE_BYTES } from './digest.ts';
 import type { ManifestLine } from './manifest.ts';
 
 export interface Comparison {
@@ -11,15 +12,13 @@ export interface Comparison {
   readonly files: readonly ManifestLine[];
   /** When the job came to its end, in ms since 1970. */
   readonly endedMs: number;
-  /** One number that all threads count up. */
-  readonly bytesRead: BigUint64Array<SharedArrayBuffer>;
+  /** As `Checked.bytes`. */
+  readonly bytes: BigUint64Array<SharedArrayBuffer>;
 }
 
 type Difference = [problem: Finding['problem'], message: string];
 
-// Opening a pipe would wait for somebody who writes to it.
-const OPEN_FLAGS = constants.O_RDONLY | constants.O_NONBLOCK;
-const piece = Buffer.allocUnsafeSlow(262_144);
+const piece = Buffer.allocUnsafeSlow(PIECE_BYTES);
 
 /** Those of the files that are not as they should be. */
 export function compareFiles(comparison: Comparison): Finding[] {
@@ -55,20 +54,25 @@ function withFile<T>(path: string, use: (descriptor: number) => T): T {
 function compareOpen(
   descriptor: number,
   { sizeBytes, sha256 }: ManifestLine,
-  { endedMs, bytesRead }: Comparison,
+  { endedMs, bytes }: Comparison,
 ): Difference | null {
   const stats = fstatSync(descriptor);
   if (!stats.isFile()) return ['unreadable', 'is not a file'];
-  const since = stats.ctimeMs > endedMs ? ', after the end of the job' : '';
-  const changed = `; it was changed at ${stats.ctime.toISOString()}${since}`;
-  if (stats.size !== sizeBytes) return ['size', `it has ${stats.size} bytes, not ${sizeBytes}${changed}`];
+  if (stats.size !== sizeBytes) {
+    return ['size', `it has ${stats.size} bytes, not ${sizeBytes}; ${changeOf(stats, endedMs)}`];
+  }
   if (sha256 === null) return null;
   const hash = createHash('sha256');
   for (;;) {
-    const bytes = readSync(descriptor, piece);
-    if (bytes === 0) break;
-    hash.update(piece.subarray(0, bytes));
-    Atomics.add(bytesRead, 0, BigInt(bytes));
+    const read = readSync(descriptor, piece);
+    if (read === 0) break;
+    hash.update(piece.subarray(0, read));
+    Atomics.add(bytes, 0, BigInt(read));
   }
-  return hash.digest('hex') === sha256 ? null : ['checksum', `its content is another one${changed}`];
+  if (hash.digest('hex') === sha256) return null;
+  return ['checksum', `its content is another one; ${changeOf(stats, endedMs)}`];
+}
+
+function changeOf({ ctime, ctimeMs }: Stats, endedMs: number): string {
+  return `it was changed at ${ctime.toISOString()}${ctimeMs > endedMs ? ', after the end of the job' : ''}`;
 }

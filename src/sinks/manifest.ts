@@ -4,7 +4,7 @@ import { existsSync, renameSync } from 'node:fs';
 import { systemCode } from '../errors.ts';
 import { privateFolder } from '../names.ts';
 import { syncPath } from '../sync-path.ts';
-import { digestOf, withFile } from './digest.ts';
+import { digestOf } from './digest.ts';
 import type { BodyWriter, FileUrl, Found, PageWriter, Publisher } from './index.ts';
 import { filesFrom, MadeFiles, removerOf, seqName } from './made.ts';
 import { BlockFile } from './shards/block-file.ts';
@@ -185,10 +185,8 @@ export class ManifestWriter implements PageWriter {
     const { root } = this.#manifests.temporary.folders;
     while (this.#ours.length > 0) {
       const some = this.#ours.splice(-READ_AT_ONCE);
-      const read = ({ name }: { name: string }) =>
-        withFile(root + name, async (file, stats) => ({ ...(await digestOf(file, stats)), atMs: stats.ctimeMs }));
       // What was taken away since is said as it was found.
-      const digests = await Promise.all(some.map((each) => read(each).catch(() => null)));
+      const digests = await Promise.all(some.map(({ name }) => digestOf(root + name).catch(() => null)));
       for (const [index, { name, from, found }] of some.entries()) {
         const { sizeBytes, sha256, atMs } = digests[index] ?? { ...found, sha256: null, atMs: Date.now() };
         this.#add(name, from, 'downloaded', sizeBytes, sha256, atMs);

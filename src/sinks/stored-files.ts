@@ -77,8 +77,8 @@ export class StoredFiles implements Stored {
   async #compare(files: readonly ManifestLine[], checked: Checked): Promise<Finding[]> {
     checked.filesChecked += files.length;
     for (const { listed } of files) checked.filesInManifest += listed ?? 1;
-    const { endedMs, bytesRead, signal } = checked;
-    const comparison: Comparison = { root: this.#root, files, endedMs, bytesRead };
+    const { endedMs, bytes, signal } = checked;
+    const comparison: Comparison = { root: this.#root, files, endedMs, bytes };
     threads ??= makeThreads();
     const findings = await (await threads).run(comparison, { signal });
     checked.filesRight += files.length - findings.length;

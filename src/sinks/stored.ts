@@ -6,19 +6,28 @@ import type { Finding } from '../manifest-schemas.ts';
 import { sinkKindOf, type SinkSpec } from './index.ts';
 
 /** How far a comparison is. */
-export interface Checked {
-  filesChecked: number;
-  filesRight: number;
+export class Checked {
+  filesChecked = 0;
+  filesRight = 0;
   /** As the job counts them: as often as a page lists them. */
-  filesInManifest: number;
-  /** One number, which threads count up. */
-  readonly bytesRead: BigUint64Array<SharedArrayBuffer>;
+  filesInManifest = 0;
   /** Whether part of the manifest could not be read, so that how many files it has is not known. */
-  partly: boolean;
+  partly = false;
   /** When the job came to its end, in ms since 1970. */
   readonly endedMs: number;
   /** Ends it: whoever waits for it gets an error. */
   readonly signal: AbortSignal;
+  /** One number: how many bytes were read. Threads count it up while they read. */
+  readonly bytes = new BigUint64Array(new SharedArrayBuffer(8));
+
+  constructor(endedMs: number, signal: AbortSignal) {
+    this.endedMs = endedMs;
+    this.signal = signal;
+  }
+
+  get bytesRead(): number {
+    return Number(this.bytes[0]);
+  }
 }
 
 export interface Stored {

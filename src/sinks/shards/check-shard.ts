@@ -145,7 +145,7 @@ class ShardBytes {
         const next = await this.#chunks.next();
         if (next.done === true) return false;
         this.#rest = next.value;
-        Atomics.add(this.#checked.bytesRead, 0, BigInt(next.value.length));
+        Atomics.add(this.#checked.bytes, 0, BigInt(next.value.length));
       } catch (error) {
         const code = systemCode(error) ?? '';
         if (!code.startsWith('Z')) this.problem = 'unreadable';
