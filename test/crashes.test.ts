@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { readFileSync, readdirSync, readlinkSync } from 'node:fs';
+import { readFileSync, readdirSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -13,6 +13,7 @@ import type { Job, JobRequest } from '../src/schemas.ts';
 import { signalProcess } from '../src/processes.ts';
 import { connectRedis } from '../src/redis.ts';
 import { startFileServer } from './helpers/file-server.ts';
+import { openFiles } from './helpers/open-files.ts';
 import { startTestRedis } from './helpers/redis.ts';
 import { startProcess } from './helpers/service-process.ts';
 import { TestService } from './helpers/service.ts';
@@ -59,15 +60,7 @@ function ownerOf(
   { remotePort = 0, localPort = 0 }: IncomingMessage['socket'],
 ): number | undefined {
   const link = `socket:[${inodeOf(remotePort, localPort)}]`;
-  const holds = (pid: number): boolean =>
-    readdirSync(`/proc/${pid}/fd`).some((fd) => {
-      try {
-        return readlinkSync(`/proc/${pid}/fd/${fd}`) === link;
-      } catch {
-        return false; // closed meanwhile
-      }
-    });
-  return pids.find(holds);
+  return pids.find((pid) => openFiles(pid).includes(link));
 }
 
 /** Kills the worker that has the client's end of a connection; until /proc shows which one has it, it is looked for again. */

@@ -128,8 +128,8 @@ test(
 );
 
 test('the page of a worker that is asked to end is begun by another at once', { timeout: 60_000 }, async (t) => {
-  const server = await fileServer(t, { files: 100, pageSize: 100 });
   // One page: no other worker is told to have one.
+  const server = await fileServer(t, { files: 100, pageSize: 100 });
   const service = await new TestService({ PAGE_LOCK_MS: '20000' }).start();
   t.after(() => service.dispose());
   const release = server.hold('/get/50.bin');

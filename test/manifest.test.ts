@@ -6,7 +6,6 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
-  readlinkSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -16,8 +15,8 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { after, before, test, type TestContext } from 'node:test';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { pino } from 'pino';
 import { buildApp } from '../src/app.ts';
 import type { FailpointName } from '../src/failpoint.ts';
@@ -28,6 +27,7 @@ import { noLimiter, openConfig } from './helpers/app.ts';
 import { fakeService, knownId } from './helpers/fake-service.ts';
 import { fileServer, type FileServer } from './helpers/file-server.ts';
 import { temporaryFolder } from './helpers/folders.ts';
+import { openFiles } from './helpers/open-files.ts';
 import { TestService } from './helpers/service.ts';
 
 const failpoints = temporaryFolder();
@@ -514,14 +514,7 @@ test('two verifications at a time, no more; one ends when its caller goes away, 
 
 /** How often the API has a file open. */
 function readersOf(path: string): number {
-  const folder = `/proc/${service.pids('api')[0]}/fd`;
-  return readdirSync(folder).filter((descriptor) => {
-    try {
-      return readlinkSync(join(folder, descriptor)) === path;
-    } catch {
-      return false; // closed meanwhile
-    }
-  }).length;
+  return openFiles(service.pids('api')[0] ?? 0).filter((open) => open === path).length;
 }
 
 test('a manifest is read no faster than its reader takes it, and not at all once that is gone', async (t) => {

@@ -1,16 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { createHash, hash, randomBytes } from 'node:crypto';
-import {
-  closeSync,
-  ftruncateSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
@@ -27,6 +17,7 @@ import { sealedBody } from './conformance/sealed-body.ts';
 import { failsWith, oddNames } from './conformance/sink.ts';
 import { filesBelow, temporaryFolder } from './helpers/folders.ts';
 import { memoryInUse } from './helpers/memory.ts';
+import { openFiles } from './helpers/open-files.ts';
 
 const spec = (type: ShardSinkSpec['type'], compression: Compression = 'none'): ShardSinkSpec => ({
   type,
@@ -64,13 +55,7 @@ async function shardOf(t: TestContext, of: ShardSinkSpec, stored: ReadonlyMap<st
 
 /** Whether this process has the file open. */
 function isOpen(path: string): boolean {
-  return readdirSync('/proc/self/fd').some((fd) => {
-    try {
-      return readlinkSync(`/proc/self/fd/${fd}`) === path;
-    } catch {
-      return false;
-    }
-  });
+  return openFiles(process.pid).includes(path);
 }
 
 const noProc = process.platform === 'linux' ? false : 'only Linux tells which files are open';
